@@ -1,0 +1,141 @@
+"""The front end as pure functions: a waveform in, log-mel examples out.
+
+Reproduces `mel_features.py` and `vggish_input.py` of the reference implementation
+(tensorflow/models, research/audioset/vggish). Nothing deviates; what other libraries do
+differently: the spectrum is a magnitude, not a power; the window stands at the start of the FFT
+buffer, not in its middle; frames are neither centred nor padded; the mel triangles are linear in
+mel, not in Hz.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from vggish_hf.configuration import VGGishFeatureConfig
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# No array of clips has this many channels, and no clip is this short.
+_MAX_CHANNELS = 32
+
+
+def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
+    """Keep the last sixteen constants that `build` made.
+
+    They are no buffers of a module because a buffer has one dtype and one device, and these follow
+    the waveform: a cast module would silently compute with rounded filters.
+    """
+    cached: Callable[..., R] = functools.lru_cache(maxsize=16)(build)
+
+    @functools.wraps(build)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # A tensor made while tracing is a fake one, and must not outlive the trace.
+        if torch.compiler.is_compiling():
+            return build(*args, **kwargs)
+        # One made under inference mode could never be used for training.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return cached(*args, **kwargs)
+
+    return call
+
+
+def check_waveform(waveform: Tensor) -> None:
+    """Raise ValueError unless `waveform` is what the front end can take.
+
+    Args:
+        waveform: (..., time), float32 or float64, finite. While exporting or compiling its values
+            are not looked at.
+    """
+    if waveform.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            "Expected a waveform of float32 or float64 in [-1, 1], got "
+            f"{waveform.dtype}; integer PCM is divided by its full scale first (int16: 32768)"
+        )
+    if waveform.ndim == 0:
+        raise ValueError("Expected a waveform of shape (..., time), got a scalar")
+    if waveform.shape[-1] == 0:
+        raise ValueError(
+            f"Expected a waveform of at least one sample, got shape {tuple(waveform.shape)}"
+        )
+    if waveform.ndim > 1 and waveform.shape[-1] <= _MAX_CHANNELS < waveform.shape[-2]:
+        raise ValueError(
+            f"Expected a waveform of shape (..., time), got {tuple(waveform.shape)}, which looks "
+            "like (time, channels); pass `waveform.T`, or `waveform.mean(-1)` to mix to mono"
+        )
+    if not torch.compiler.is_compiling() and not torch.isfinite(waveform).all():
+        raise ValueError("Expected finite samples, got NaN or infinity in the waveform")
+
+
+@cached_constant
+def hann_window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Periodic Hann window, `0.5 - 0.5 cos(2 pi i / length)`: (length,)."""
+    phase = torch.arange(length, dtype=torch.float64) * (2 * torch.pi / length)
+    return (0.5 - 0.5 * torch.cos(phase)).to(device, dtype)
+
+
+def hertz_to_mel(hertz: Tensor) -> Tensor:
+    """HTK mel scale, `1127 ln(1 + f / 700)`."""
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+@cached_constant
+def mel_filterbank(config: VGGishFeatureConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Triangular filters, linear in mel, with peak 1 and no area norm.
+
+    Returns:
+        (fft_length // 2 + 1, num_mel_bins); the row of 0 Hz is zero.
+    """
+    bins = torch.arange(config.fft_length // 2 + 1, dtype=torch.float64)
+    mel = hertz_to_mel(bins * (config.sampling_rate / config.fft_length))[:, None]
+    limits = torch.tensor([config.mel_min_hz, config.mel_max_hz], dtype=torch.float64)
+    low, high = hertz_to_mel(limits)
+    steps = torch.arange(config.num_mel_bins + 2, dtype=torch.float64)
+    edges = low + steps * ((high - low) / (config.num_mel_bins + 1))
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (mel - left) / (centre - left)
+    falling = (right - mel) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0.0)
+    return torch.cat((torch.zeros_like(filters[:1]), filters[1:])).to(device, dtype)
+
+
+def log_mel_spectrogram(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
+    """Logarithm of the mel-weighted magnitude spectrum.
+
+    Args:
+        waveform: (..., time) at `config.sampling_rate`, at least one window long.
+        config: The front end's numbers.
+
+    Returns:
+        (..., frames, num_mel_bins) with `frames = 1 + (time - window) // hop`.
+    """
+    window = hann_window(config.window_length, waveform.dtype, waveform.device)
+    filters = mel_filterbank(config, waveform.dtype, waveform.device)
+    frames = waveform.unfold(-1, config.window_length, config.hop_length)
+    magnitude = torch.fft.rfft(frames * window, config.fft_length).abs()
+    return torch.log(magnitude @ filters + config.log_offset)
+
+
+def extract_examples(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
+    """Log-mel examples of waveforms of one length, padded as `config.padding` says.
+
+    Args:
+        waveform: (..., time) at `config.sampling_rate`, float32 or float64.
+        config: The front end's numbers.
+
+    Returns:
+        (..., examples, example_frames, num_mel_bins).
+    """
+    num_examples = config.num_examples(waveform.shape[-1])
+    if num_examples == 0:
+        shape = (*waveform.shape[:-1], 0, config.example_frames, config.num_mel_bins)
+        return waveform.new_zeros(shape)
+    length = (num_examples - 1) * config.example_hop_length + config.example_length
+    missing = max(length - waveform.shape[-1], 0)
+    padded = torch.nn.functional.pad(waveform, (0, missing))[..., :length]
+    log_mel = log_mel_spectrogram(padded, config)
+    # unfold puts the frames of an example last
+    return log_mel.unfold(-2, config.example_frames, config.example_hop_frames).mT

@@ -1,0 +1,172 @@
+"""The front end as a module that composes with torchaudio's transforms."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from vggish_hf import hub
+from vggish_hf.configuration import VGGishFeatureConfig
+from vggish_hf.feature_extraction.functional import check_waveform, extract_examples
+from vggish_hf.feature_extraction.resampling import (
+    check_sampling_rate,
+    resample,
+    resample_blocks,
+)
+
+
+class VGGishFeatureExtractor(nn.Module):
+    """Waveforms to the log-mel examples that VGGish takes.
+
+    Stateless: the filters are built in float64 once for each dtype, device and sampling rate and
+    follow the waveform, so there is nothing to move or to cast.
+
+    Args:
+        config: The front end's numbers; the reference's without it.
+
+    Shape:
+        - Input: (..., time)
+        - Output: (..., examples, example_frames, num_mel_bins), (..., examples, 96, 64) by default
+
+    Example:
+        >>> extractor = VGGishFeatureExtractor()
+        >>> extractor(torch.zeros(2, 160_000)).shape
+        torch.Size([2, 10, 96, 64])
+        >>> extractor(torch.zeros(441_000), sampling_rate=44_100).shape
+        torch.Size([10, 96, 64])
+        >>> extractor.example_times(3)
+        tensor([0.0000, 0.9600, 1.9200], dtype=torch.float64)
+    """
+
+    def __init__(self, config: VGGishFeatureConfig | None = None) -> None:
+        super().__init__()
+        self.config = VGGishFeatureConfig() if config is None else config
+
+    def forward(self, waveform: Tensor, sampling_rate: int | None = None) -> Tensor:
+        """Compute the examples; differentiable.
+
+        Args:
+            waveform: (..., time), float32 or float64, in [-1, 1], on any device. The leading
+                dimensions, channels among them, are kept: mix to mono by `waveform.mean(-2)`
+                before, as the reference does.
+            sampling_rate: The waveform's rate, Hz; without it, the config's (16 kHz). At another
+                rate the waveform is resampled as the reference does.
+
+        Returns:
+            (..., examples, example_frames, num_mel_bins), on the waveform's device and of its
+            dtype.
+
+        Raises:
+            ValueError: The waveform is an integer tensor, a scalar, empty, not finite or looks
+                like (time, channels), or the rate is no positive whole number.
+        """
+        check_waveform(waveform)
+        if sampling_rate is not None:
+            check_sampling_rate(sampling_rate)
+            waveform = resample(waveform, sampling_rate, self.config.sampling_rate)
+        return extract_examples(waveform, self.config)
+
+    def stream(
+        self, blocks: Iterable[Tensor], sampling_rate: int | None = None, *, max_examples: int = 64
+    ) -> Iterator[Tensor]:
+        """Compute the examples of a waveform of any length that comes in blocks.
+
+        Args:
+            blocks: Consecutive parts (time,) of one waveform, of any lengths.
+            sampling_rate: As for `forward`.
+            max_examples: The most examples at once.
+
+        Yields:
+            (examples, example_frames, num_mel_bins); together, what `forward` gives for the whole.
+            Memory is bounded by the length of a block and `max_examples`.
+
+        Raises:
+            ValueError: As for `forward`.
+        """
+        config = self.config
+        hop = config.example_hop_length
+        rate = config.sampling_rate if sampling_rate is None else sampling_rate
+        check_sampling_rate(rate)
+        if max_examples < 1:
+            raise ValueError(f"Expected `max_examples` of at least 1, got {max_examples}")
+        full = (max_examples - 1) * hop + max(config.example_length, hop)
+        parts: list[Tensor] = []
+        pending = emitted = 0
+        for part in resample_blocks(_checked(blocks), rate, config.sampling_rate):
+            parts.append(part)
+            pending += part.shape[-1]
+            while pending >= full:
+                waveform = torch.cat(parts)
+                yield extract_examples(waveform[:full], config)
+                parts = [waveform[max_examples * hop :]]
+                pending -= max_examples * hop
+                emitted += max_examples
+        remaining = config.num_examples(emitted * hop + pending) - emitted
+        if remaining > 0:
+            # A clip so short that nothing of it is left at the lower rate is silence.
+            yield extract_examples(torch.cat(parts) if pending else torch.zeros(1), config)
+
+    def example_times(self, num_examples: int) -> Tensor:
+        """When each of `num_examples` examples starts: (num_examples,), seconds, float64."""
+        hop = self.config.example_hop_length / self.config.sampling_rate
+        return torch.arange(num_examples, dtype=torch.float64) * hop
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **options: Unpack[hub.HubOptions]
+    ) -> Self:
+        """Read preprocessor_config.json of a built-in model, a local folder or a Hub repository.
+
+        Args:
+            pretrained_model_name_or_path: The model's id.
+            **options: How to fetch from the Hub, see `HubOptions`.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it lacks the file.
+            ValueError: The file has keys that the config does not know, or values it refuses.
+        """
+        path = hub.find_file(pretrained_model_name_or_path, hub.FEATURE_CONFIG_NAME, options)
+        values = hub.read_json(path)
+        kind = values.pop("feature_extractor_type", cls.__name__)
+        if kind != cls.__name__:
+            raise ValueError(
+                f"Expected the config of a {cls.__name__} in {str(path)!r}, got that of a {kind!r}"
+            )
+        return cls(VGGishFeatureConfig.from_dict(values))
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write preprocessor_config.json into a folder, which is made if need be."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"feature_extractor_type": type(self).__name__, **asdict(self.config)}
+        hub.write_json(folder / hub.FEATURE_CONFIG_NAME, values)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
+        """Upload preprocessor_config.json to a Hub repository.
+
+        Args:
+            repo_id: The repository, `org/name`; made if need be.
+            **options: See `PushOptions`.
+
+        Returns:
+            The commit's address.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push_folder(Path(folder), repo_id, **options)
+
+    def extra_repr(self) -> str:
+        """Show the config in the module's `repr`."""
+        return repr(self.config)
+
+
+def _checked(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    for block in blocks:
+        if block.ndim != 1:
+            raise ValueError(f"Expected blocks of shape (time,), got {tuple(block.shape)}")
+        check_waveform(block)
+        yield block

@@ -1,0 +1,104 @@
+"""The post-processor of the released AudioSet embeddings: PCA with whitening, then eight bits.
+
+Reproduces `vggish_postprocess.py` of the reference implementation (tensorflow/models,
+research/audioset/vggish) and `Dequantize` of the YouTube-8M starter code. Ports that round to the
+nearest step where the reference truncates are off by one in half of the values.
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+_CLIP = 2.0
+_STEPS = 255
+
+
+class VGGishPostprocessor(nn.Module):
+    """PCA-whitened embeddings, clipped to [-2, 2], and their uint8 form.
+
+    Its tensors belong to a checkpoint: they are saved with the model. They follow the module to a
+    device but keep their dtype, since in sixteen bits they would move the uint8 values.
+
+    Args:
+        eigenvectors: (size, size), the rows of the PCA matrix.
+        means: (size,), what is subtracted from an embedding first.
+
+    Shape:
+        - Input: (..., size)
+        - Output: (..., size)
+
+    Example:
+        >>> postprocessor = VGGishPostprocessor(torch.eye(2), torch.zeros(2))
+        >>> whitened = postprocessor(torch.tensor([[0.5, -3.0]]))
+        >>> whitened
+        tensor([[ 0.5000, -2.0000]])
+        >>> postprocessor.quantize(whitened)
+        tensor([[159,   0]], dtype=torch.uint8)
+    """
+
+    def __init__(self, eigenvectors: Tensor, means: Tensor) -> None:
+        super().__init__()
+        if means.ndim != 1 or eigenvectors.shape != (len(means), len(means)):
+            raise ValueError(
+                "Expected `eigenvectors` (size, size) and `means` (size,), got "
+                f"{tuple(eigenvectors.shape)} and {tuple(means.shape)}"
+            )
+        self.register_buffer("eigenvectors", eigenvectors)
+        self.register_buffer("means", means)
+        self.eigenvectors: Tensor
+        self.means: Tensor
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Whiten and clip; differentiable.
+
+        Args:
+            embeddings: (..., size), as the model gives them, before any activation.
+
+        Returns:
+            (..., size), in [-2, 2], of the same dtype.
+
+        Raises:
+            ValueError: The last dimension is not `size`.
+        """
+        size = len(self.means)
+        if embeddings.ndim == 0 or embeddings.shape[-1] != size:
+            raise ValueError(
+                f"Expected embeddings of shape (..., {size}), got {tuple(embeddings.shape)}"
+            )
+        dtype = embeddings.dtype
+        centred = embeddings - self.means.to(dtype)
+        return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
+
+    def quantize(self, whitened: Tensor) -> Tensor:
+        """Map [-2, 2] onto 0 to 255, truncating: (...) to (...) of uint8.
+
+        Raises:
+            ValueError: The values are not floating-point.
+        """
+        if not whitened.is_floating_point():
+            raise ValueError(f"Expected whitened embeddings of a float type, got {whitened.dtype}")
+        steps = (whitened + _CLIP) * (_STEPS / (2 * _CLIP))
+        return steps.clamp(0, _STEPS).to(torch.uint8)
+
+    def dequantize(self, quantized: Tensor) -> Tensor:
+        """Map uint8 onto the middles of its steps in [-2, 2]: (...) to (...) of float32.
+
+        Raises:
+            ValueError: The values are not uint8.
+        """
+        if quantized.dtype != torch.uint8:
+            raise ValueError(f"Expected embeddings of uint8, got {quantized.dtype}")
+        return quantized * (2 * _CLIP / _STEPS) + (2 * _CLIP / 512 - _CLIP)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        eigenvectors, means = self.eigenvectors, self.means
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.eigenvectors = eigenvectors.to(self.eigenvectors.device)
+        self.means = means.to(self.means.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Show the size in the module's `repr`."""
+        return f"size={len(self.means)}"

@@ -1,0 +1,178 @@
+"""The network: VGG configuration A with four groups of convolutions, to an embedding.
+
+Reproduces `vggish_slim.py` of the reference implementation (tensorflow/models,
+research/audioset/vggish) with its layers' names. Nothing deviates; ports older than August 2020 put
+a ReLU behind the last layer, which the reference has not: `embedding_activation="relu"` brings it
+back.
+"""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import safetensors.torch
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggish_hf import hub
+from vggish_hf.configuration import VGGishConfig
+from vggish_hf.modeling.loading import load_strictly
+from vggish_hf.modeling.postprocessor import VGGishPostprocessor
+
+_MODEL_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+class VGGishModel(nn.Module, PyTorchModelHubMixin):
+    """Log-mel examples to embeddings.
+
+    The constructor draws random weights; `from_pretrained` loads a checkpoint and never does.
+
+    Args:
+        config: The sizes of the layers.
+
+    Shape:
+        - Input: (..., num_frames, num_mel_bins), (..., 96, 64) by default
+        - Output: (..., embedding_size), (..., 128) by default
+
+    Attributes:
+        postprocessor: The PCA post-processor, or None; what is assigned here is saved with the
+            model.
+
+    Example:
+        >>> config = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
+        >>> model = VGGishModel(config)
+        >>> model(torch.zeros(2, 10, 96, 64)).shape
+        torch.Size([2, 10, 128])
+    """
+
+    def __init__(self, config: VGGishConfig) -> None:
+        super().__init__()
+        widths = config.conv_channels
+        self.conv1 = _convolution(1, widths[0])
+        self.conv2 = _convolution(widths[0], widths[1])
+        self.conv3_1 = _convolution(widths[1], widths[2])
+        self.conv3_2 = _convolution(widths[2], widths[3])
+        self.conv4_1 = _convolution(widths[3], widths[4])
+        self.conv4_2 = _convolution(widths[4], widths[5])
+        self.fc1_1 = nn.Linear(config.flat_size, config.hidden_size)
+        self.fc1_2 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.fc2 = nn.Linear(config.hidden_size, config.embedding_size)
+        size = config.embedding_size
+        self.postprocessor = (
+            VGGishPostprocessor(torch.eye(size), torch.zeros(size))
+            if config.postprocessor
+            else None
+        )
+        self._config = config
+
+    @property
+    def config(self) -> VGGishConfig:
+        """The sizes of the layers, and whether there is a post-processor now."""
+        return replace(self._config, postprocessor=self.postprocessor is not None)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        """Embed examples; differentiable.
+
+        Args:
+            examples: (..., num_frames, num_mel_bins), log-mel, of the weights' dtype and device.
+
+        Returns:
+            (..., embedding_size); before any activation unless the config asks for one.
+
+        Raises:
+            ValueError: The last two dimensions are not those of the config.
+        """
+        config = self._config
+        shape = (config.num_frames, config.num_mel_bins)
+        if examples.shape[-2:] != shape:
+            raise ValueError(
+                f"Expected examples of shape (..., {shape[0]}, {shape[1]}), got "
+                f"{tuple(examples.shape)}; VGGishFeatureExtractor makes them from a waveform"
+            )
+        batch = examples.shape[:-2]
+        x = examples.reshape(math.prod(batch), 1, *shape)
+        x = self.trunk(x)
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the reference flattens time, frequency, channel
+        x = F.relu(self.fc1_1(x))
+        x = F.relu(self.fc1_2(x))
+        x = self.fc2(x)
+        if config.embedding_activation == "relu":
+            x = F.relu(x)
+        return x.reshape(*batch, config.embedding_size)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Run the convolutions and poolings.
+
+        Args:
+            x: (batch, 1, num_frames, num_mel_bins).
+
+        Returns:
+            (batch, channels, num_frames / 16, num_mel_bins / 16).
+        """
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(self.conv3_1(x))
+        x = F.max_pool2d(F.relu(self.conv3_2(x)), 2)
+        x = F.relu(self.conv4_1(x))
+        return F.max_pool2d(F.relu(self.conv4_2(x)), 2)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **options: Unpack[hub.HubOptions],
+    ) -> Self:
+        """Load config.json and model.safetensors, strictly, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
+                repository's id on the Hub.
+            dtype: The weights' dtype; without it, that of the file.
+            device: The weights' device.
+            **options: How to fetch from the Hub, see `HubOptions`.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it lacks a file.
+            ValueError: The config has unknown keys or refused values, or the weights' names or
+                shapes are not those of the config; every one of them is listed.
+        """
+        config_path = hub.find_file(pretrained_model_name_or_path, hub.CONFIG_NAME, options)
+        config = VGGishConfig.from_dict(hub.read_json(config_path))
+        weights_path = hub.find_file(pretrained_model_name_or_path, hub.WEIGHTS_NAME, options)
+        with torch.device("meta"):
+            model = cls(config)
+        load_strictly(model, weights_path)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write config.json, model.safetensors and, where there is none, README.md.
+
+        Args:
+            save_directory: The folder; made if need be.
+            **kwargs: As in `huggingface_hub.ModelHubMixin.save_pretrained`, such as `repo_id` and
+                `push_to_hub`.
+        """
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        hub.write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        path = save_directory / hub.WEIGHTS_NAME
+        # Under another name first: the tensors may be mapped from the very file.
+        unfinished = path.with_suffix(".unfinished")
+        safetensors.torch.save_file(tensors, unfinished, metadata={"format": "pt"})
+        unfinished.replace(path)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that is saved as README.md."""
+        return ModelCard(_MODEL_CARD.read_text(encoding="utf-8"))
