@@ -33,12 +33,12 @@ def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
     raise WireFormatError("a number has more than ten bytes")
 
 
-def read_fields(buffer: bytes) -> Iterator[tuple[int, int | memoryview]]:
-    """Walk through the fields of a message.
+def read_tagged_fields(buffer: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Walk through the fields of a message, telling wire types apart.
 
     Yields:
-        The field's number and its value: an int for a varint, a view without copy for the rest
-        (length-delimited, fixed 32 and fixed 64 bits).
+        The field's tag, `number << 3 | wire type`, and its value: an int for a varint, a view
+        without copy for the rest (length-delimited, fixed 32 and fixed 64 bits).
 
     Raises:
         WireFormatError: A length leads past the end, or a wire type is unknown.
@@ -47,23 +47,36 @@ def read_fields(buffer: bytes) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(view):
         tag, position = read_varint(view, position)
-        number, kind = tag >> 3, tag & 7
+        kind = tag & 7
         if kind == VARINT:
             value, position = read_varint(view, position)
-            yield number, value
+            yield tag, value
             continue
         if kind == BYTES:
             length, position = read_varint(view, position)
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise WireFormatError(f"field {number} has the unknown wire type {kind}")
+            raise WireFormatError(f"field {tag >> 3} has the unknown wire type {kind}")
         if length > len(view) - position:
             raise WireFormatError(
-                f"field {number} claims {length} bytes where {len(view) - position} are left"
+                f"field {tag >> 3} claims {length} bytes where {len(view) - position} are left"
             )
-        yield number, view[position : position + length]
+        yield tag, view[position : position + length]
         position += length
+
+
+def read_fields(buffer: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Walk through the fields of a message.
+
+    Yields:
+        The field's number and its value: an int for a varint, a view without copy for the rest.
+
+    Raises:
+        WireFormatError: A length leads past the end, or a wire type is unknown.
+    """
+    for tag, value in read_tagged_fields(buffer):
+        yield tag >> 3, value
 
 
 def encode_varint(value: int) -> bytes:

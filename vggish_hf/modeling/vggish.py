@@ -77,6 +77,16 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         """The sizes of the layers, and whether there is a post-processor now."""
         return replace(self._config, postprocessor=self.postprocessor is not None)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.fc2.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The weights' device."""
+        return self.fc2.weight.device
+
     def forward(self, examples: Tensor) -> Tensor:
         """Embed examples; differentiable.
 

@@ -1,0 +1,209 @@
+"""Decode audio from a file, bytes or an array, in blocks, so that no length fills the memory."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
+
+#: What can be decoded: the path of a file, an encoded file as bytes or as a binary file object, a
+#: pair of an array and its rate, or a row's value of a `datasets.Audio` column, decoded or not.
+AudioSource: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | tuple[AudioArray, int] | Mapping[str, Any]
+)
+
+#: Endings of the files that a folder is searched for.
+AUDIO_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("aac", "aif", "aifc", "aiff", "au", "caf", "flac", "m4a", "mka", "mp2", "mp3", "oga"),
+        *("ogg", "opus", "rf64", "snd", "voc", "w64", "wav", "weba", "wma"),
+        *("avi", "flv", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv"),
+    )
+)
+
+_BLOCK_SECONDS = 20
+# Whatever a header claims of its rate and channels: 16 MiB of float32.
+_MAX_BLOCK_VALUES = 1 << 22
+
+
+class AudioError(ValueError):
+    """Audio that cannot be decoded; the message says why."""
+
+
+class AudioStream(NamedTuple):
+    """A clip that is decoded while it is read."""
+
+    sampling_rate: int
+    """Hz."""
+    blocks: Iterator[Tensor]
+    """Consecutive parts (time,) of the clip, float32, its channels averaged; at least one sample
+    in all. Reading them may raise AudioError."""
+
+
+def open_audio(source: AudioSource) -> AudioStream:
+    """Open a clip for decoding in blocks of at most twenty seconds and 16 MiB.
+
+    WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows are decoded by soundfile; other
+    containers (m4a, mp4, webm) by torchcodec where the extra `video` is installed.
+
+    Args:
+        source: A path, bytes, a binary file object, an array with its rate (`(array, rate)` or
+            `{"array": ..., "sampling_rate": ...}`, the array (time,) or (channels, time)), or a
+            row's value of a `datasets.Audio` column, decoded or not.
+
+    Raises:
+        FileNotFoundError: There is no file at the path.
+        AudioError: The file's format or content cannot be decoded.
+        ValueError: The array's shape or rate makes no clip.
+        TypeError: The source is none of the above.
+    """
+    match source:
+        case str() | os.PathLike():
+            path = Path(source)
+            if not path.exists():
+                raise FileNotFoundError(f"Expected an audio file, there is none at {str(path)!r}")
+            if not path.is_file():
+                raise AudioError(f"Expected an audio file, {str(path)!r} is none")
+            return _open_file(path)
+        case bytes() | bytearray() | memoryview():
+            return _open_file(io.BytesIO(source))
+        case (array, rate):
+            return _open_array(array, rate)
+        case {"array": array, "sampling_rate": rate}:
+            return _open_array(array, rate)
+        case {"bytes": bytes(content)}:
+            return _open_file(io.BytesIO(content))
+        case {"path": str(name)}:
+            return open_audio(name)
+    if hasattr(source, "get_samples_played_in_range"):  # what `datasets` makes of a column's value
+        return _from_torchcodec(source)
+    if not isinstance(source, Mapping) and hasattr(source, "read"):
+        return _open_file(source if source.seekable() else io.BytesIO(source.read()))
+    raise TypeError(
+        "Expected audio as a path, bytes, a binary file object, (array, rate) or a dict of "
+        f"`array` and `sampling_rate`, got {type(source).__name__}"
+    )
+
+
+def load_audio(source: AudioSource) -> tuple[Tensor, int]:
+    """Decode a whole clip.
+
+    Args:
+        source: As for `open_audio`.
+
+    Returns:
+        The waveform (time,), float32, its channels averaged as the reference does, and its rate in
+        Hz.
+
+    Raises:
+        AudioError: And what else `open_audio` raises.
+
+    Example:
+        >>> waveform, sampling_rate = load_audio((torch.zeros(2, 8000), 16_000))
+        >>> waveform.shape, sampling_rate
+        (torch.Size([8000]), 16000)
+    """
+    stream = open_audio(source)
+    return torch.cat(list(stream.blocks)), stream.sampling_rate
+
+
+def _block_length(sampling_rate: int, channels: int) -> int:
+    return max(min(_BLOCK_SECONDS * sampling_rate, _MAX_BLOCK_VALUES // channels), 1)
+
+
+def _open_array(array: AudioArray, sampling_rate: int) -> AudioStream:
+    waveform = torch.as_tensor(array)
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
+        raise ValueError(
+            "Expected an array of shape (time,) or (channels, time), got shape "
+            f"{tuple(waveform.shape)}"
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"Expected an array of floats in [-1, 1], got {waveform.dtype}; integer PCM is divided "
+            "by its full scale first (int16: 32768)"
+        )
+    channels = 1 if waveform.ndim == 1 else len(waveform)
+    if channels > waveform.shape[-1]:
+        raise ValueError(
+            f"Expected an array of shape (channels, time), got {tuple(waveform.shape)}, which "
+            "looks like (time, channels); pass its transpose"
+        )
+    blocks = torch.split(
+        waveform.reshape(channels, -1), _block_length(sampling_rate, channels), dim=1
+    )
+    return AudioStream(sampling_rate, (block.mean(0) for block in blocks))
+
+
+def _open_file(file: Path | BinaryIO) -> AudioStream:
+    """Open with soundfile, and what it does not know with torchcodec."""
+    try:
+        # libsndfile tells a format by content, except for headerless .raw files.
+        sound = soundfile.SoundFile(file)
+    except (soundfile.SoundFileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+    else:
+        return AudioStream(sound.samplerate, _read_blocks(sound))
+    if not isinstance(file, Path):
+        file.seek(0)
+    try:
+        from torchcodec.decoders import AudioDecoder  # type: ignore[attr-defined]
+    except (ImportError, OSError, RuntimeError):
+        raise AudioError(
+            f"libsndfile cannot open it ({reason}); other containers (m4a, mp4, webm) need the "
+            "extra `video` and FFmpeg: pip install 'vggish-hf[video]'"
+        ) from None
+    try:
+        return _from_torchcodec(AudioDecoder(file))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError):
+        raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
+
+
+def _read_blocks(sound: soundfile.SoundFile) -> Iterator[Tensor]:
+    length = _block_length(sound.samplerate, sound.channels)
+    received = 0
+    with sound:
+        while True:
+            try:
+                block = sound.read(length, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise AudioError(f"decoding failed after {received} samples: {error}") from None
+            if not len(block):
+                break
+            received += len(block)
+            yield torch.from_numpy(block.mean(axis=1))
+    if not received:
+        raise AudioError("it holds no samples")
+
+
+def _from_torchcodec(decoder: Any) -> AudioStream:
+    """Read from a `torchcodec.decoders.AudioDecoder`."""
+    return AudioStream(decoder.metadata.sample_rate, _read_ranges(decoder))
+
+
+def _read_ranges(decoder: Any) -> Iterator[Tensor]:
+    metadata = decoder.metadata
+    seconds = _block_length(metadata.sample_rate, metadata.num_channels) / metadata.sample_rate
+    start = metadata.begin_stream_seconds_from_header or 0.0
+    received = 0
+    while True:
+        try:
+            samples = decoder.get_samples_played_in_range(start, start + seconds).data
+        except RuntimeError as error:
+            # So torchcodec says that the range lies behind the end.
+            if "No audio frames were decoded" in str(error):
+                break
+            raise AudioError(f"decoding failed after {received} samples: {error}") from None
+        received += samples.shape[-1]
+        yield samples.mean(0)
+        start += seconds
+    if not received:
+        raise AudioError("it holds no samples")

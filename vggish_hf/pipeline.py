@@ -1,0 +1,292 @@
+"""Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, Self, Unpack, overload
+
+import torch
+from torch import Tensor
+
+import vggish_hf
+from vggish_hf import hub
+from vggish_hf._batching import Batcher
+from vggish_hf._prefetch import prefetch
+from vggish_hf.audio import AudioSource, open_audio
+from vggish_hf.configuration import Padding, check_choice
+from vggish_hf.feature_extraction import VGGishFeatureExtractor
+from vggish_hf.modeling import VGGishModel
+
+Postprocess = Literal["none", "pca", "uint8"]
+ErrorHandler = Callable[[int, AudioSource, Exception], None]
+
+# Examples in a part that waits for the network: 0.8 MB of float32.
+_PART_EXAMPLES = 32
+_WAITING_PARTS = 4
+
+
+@dataclass(frozen=True)
+class VGGishOutput:
+    """The embeddings of one clip.
+
+    Args:
+        embeddings: (examples, embedding_size), on the CPU; float32 (float64 from a float64 model),
+            or uint8 where that was asked for.
+        start_seconds: (examples,), when each example starts, float64.
+        index: The clip's position among the inputs.
+    """
+
+    embeddings: Tensor
+    start_seconds: Tensor
+    index: int = 0
+
+
+class VGGishPipeline:
+    """Embeds clips of any number, length, rate and format.
+
+    Args:
+        extractor: The front end.
+        model: The network; its device and dtype are the pipeline's.
+
+    Example:
+        >>> from vggish_hf import VGGishConfig, VGGishFeatureConfig
+        >>> config = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
+        >>> extractor = VGGishFeatureExtractor(VGGishFeatureConfig(padding="short"))
+        >>> pipe = VGGishPipeline(extractor, VGGishModel(config))  # random weights
+        >>> out = pipe((torch.zeros(44_100 * 3), 44_100))
+        >>> out.embeddings.shape, out.start_seconds
+        (torch.Size([3, 128]), tensor([0.0000, 0.9600, 1.9200], dtype=torch.float64))
+    """
+
+    def __init__(self, extractor: VGGishFeatureExtractor, model: VGGishModel) -> None:
+        features = extractor.config
+        made = (features.example_frames, features.num_mel_bins)
+        taken = (model.config.num_frames, model.config.num_mel_bins)
+        if made != taken:
+            raise ValueError(
+                f"Expected an extractor that makes what the model takes, examples of {taken}, got "
+                f"one that makes {made}"
+            )
+        self.extractor = extractor
+        self.model = model
+        self._example_shape = taken
+        self._model_id: str | None = None
+        self._weights_path: Path | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        padding: Padding | None = None,
+        example_hop_seconds: float | None = None,
+        **options: Unpack[hub.HubOptions],
+    ) -> Self:
+        """Load an extractor and a model.
+
+        Args:
+            pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
+                repository's id on the Hub.
+            device: Where the network runs.
+            dtype: In which precision it runs.
+            padding: What becomes of samples that fill no example, see `VGGishFeatureConfig`;
+                without it what the model's folder says, with `"short"` in place of `"none"`, so
+                that no clip disappears.
+            example_hop_seconds: Distance between two examples; without it, what the folder says.
+            **options: How to fetch from the Hub, see `HubOptions`.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it lacks a file.
+            ValueError: A file does not fit; see the two classes.
+        """
+        name = pretrained_model_name_or_path
+        extractor = VGGishFeatureExtractor.from_pretrained(name, **options)
+        config = extractor.config
+        if padding is None:
+            padding = "short" if config.padding == "none" else config.padding
+        hop = config.example_hop_seconds if example_hop_seconds is None else example_hop_seconds
+        config = replace(config, padding=padding, example_hop_seconds=hop)
+        model = VGGishModel.from_pretrained(name, device=device, dtype=dtype, **options)
+        pipeline = cls(VGGishFeatureExtractor(config), model)
+        pipeline._model_id = str(name)
+        pipeline._weights_path = hub.find_file(name, hub.WEIGHTS_NAME, options)
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write both parts into a folder, which is made if need be."""
+        self.model.save_pretrained(save_directory)
+        self.extractor.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
+        """Upload both parts to a Hub repository in one commit, and return its address.
+
+        Args:
+            repo_id: The repository, `org/name`; made if need be.
+            **options: See `PushOptions`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push_folder(Path(folder), repo_id, **options)
+
+    @overload
+    def __call__(
+        self, inputs: list[AudioSource], *, postprocess: Postprocess = ..., batch_size: int = ...
+    ) -> list[VGGishOutput]: ...
+
+    @overload
+    def __call__(
+        self, inputs: AudioSource, *, postprocess: Postprocess = ..., batch_size: int = ...
+    ) -> VGGishOutput: ...
+
+    def __call__(
+        self,
+        inputs: AudioSource | list[AudioSource],
+        *,
+        postprocess: Postprocess = "none",
+        batch_size: int = 32,
+    ) -> VGGishOutput | list[VGGishOutput]:
+        """Embed one clip, or a list of clips of unequal lengths.
+
+        Args:
+            inputs: A path, bytes, a binary file object, `(waveform, sampling_rate)`,
+                `{"array": ..., "sampling_rate": ...}`, a value of a `datasets.Audio` column, or a
+                list of these.
+            postprocess: `"none"` for what the network gives, `"pca"` for the whitened and clipped
+                embeddings, `"uint8"` for these as the released AudioSet embeddings are stored.
+            batch_size: Examples that the network takes at once, of as many clips as it needs.
+
+        Returns:
+            The output of the clip, or a list of outputs in the order of the list.
+
+        Raises:
+            AudioError: A clip cannot be decoded.
+            ValueError: A clip is empty or not finite, or the model has no post-processor.
+        """
+        if isinstance(inputs, list):
+            return list(self.stream(inputs, postprocess=postprocess, batch_size=batch_size))
+        (output,) = self.stream([inputs], postprocess=postprocess, batch_size=batch_size)
+        return output
+
+    def stream(
+        self,
+        inputs: Iterable[AudioSource],
+        *,
+        postprocess: Postprocess = "none",
+        batch_size: int = 32,
+        num_workers: int = 2,
+        on_error: ErrorHandler | None = None,
+    ) -> Iterator[VGGishOutput]:
+        """Embed any number of clips, with the examples of many in one batch.
+
+        Memory is bounded by the arguments: clips are decoded in blocks, by threads that run ahead
+        of the network by a few blocks, and outputs are handed out as soon as they are complete.
+
+        Args:
+            inputs: The clips, as for calling the pipeline; read only as far as needed.
+            postprocess: As for calling the pipeline.
+            batch_size: As for calling the pipeline.
+            num_workers: Clips that are decoded at once.
+            on_error: Called with a clip's position, the clip and the exception where it cannot be
+                read; the clip is then left out. Without it the exception is raised.
+
+        Yields:
+            The clips' outputs, in the order of the inputs.
+
+        Raises:
+            ValueError: An argument is refused, or the model has no post-processor.
+        """
+        check_choice("postprocess", postprocess, Postprocess)
+        for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+            if value < 1:
+                raise ValueError(f"Expected `{name}` of at least 1, got {value}")
+        if postprocess != "none" and self.model.postprocessor is None:
+            raise ValueError(
+                f"Expected a model with a post-processor for postprocess={postprocess!r}, this one "
+                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
+            )
+        return self._stream(inputs, postprocess, batch_size, num_workers, on_error)
+
+    def _stream(
+        self,
+        inputs: Iterable[AudioSource],
+        postprocess: Postprocess,
+        batch_size: int,
+        num_workers: int,
+        on_error: ErrorHandler | None,
+    ) -> Iterator[VGGishOutput]:
+        batcher = Batcher(partial(self._embed, postprocess=postprocess), batch_size)
+        parts_of = prefetch(
+            enumerate(inputs), self._features, num_workers=num_workers, depth=_WAITING_PARTS
+        )
+        for (index, source), parts in parts_of:
+            batcher.start(index)
+            try:
+                for part in parts:
+                    batcher.add(part)
+                    yield from self._outputs(batcher, postprocess)
+            except (ValueError, OSError, TypeError) as error:
+                if on_error is None:
+                    raise
+                on_error(index, source, error)
+                batcher.discard()
+            else:
+                batcher.end()
+            yield from self._outputs(batcher, postprocess)
+        batcher.flush()
+        yield from self._outputs(batcher, postprocess)
+
+    def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
+        for index, parts in batcher.finished():
+            # A clip without a whole example has no rows: an empty batch has their shape.
+            embeddings = torch.cat(
+                parts or [self._embed(torch.empty(0, *self._example_shape), postprocess)]
+            )
+            times = self.extractor.example_times(len(embeddings))
+            yield VGGishOutput(embeddings, times, index)
+
+    def _features(self, indexed: tuple[int, AudioSource]) -> Iterator[Tensor]:
+        stream = open_audio(indexed[1])
+        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
+        blocks = (block.to(dtype) for block in stream.blocks)
+        return self.extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
+
+    @torch.no_grad()
+    def _embed(self, examples: Tensor, postprocess: Postprocess) -> Tensor:
+        embeddings: Tensor = self.model(examples.to(self.model.device, self.model.dtype))
+        # Sixteen bits are for the network alone.
+        if embeddings.dtype != torch.float64:
+            embeddings = embeddings.float()
+        postprocessor = self.model.postprocessor
+        if postprocess == "none" or postprocessor is None:
+            return embeddings.cpu()
+        if postprocess == "uint8":
+            # float64, as in the reference: a value next to a step must fall on its side of it
+            embeddings = postprocessor.quantize(postprocessor(embeddings.double()))
+        else:
+            embeddings = postprocessor(embeddings)
+        return embeddings.cpu()
+
+    @cached_property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the file that the weights came from; None if they came from none."""
+        if self._weights_path is None:
+            return None
+        with self._weights_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def provenance(self, postprocess: Postprocess) -> dict[str, Any]:
+        """What the embeddings come from, ready for JSON: package, weights and every number."""
+        return {
+            "version": vggish_hf.__version__,
+            "model": self._model_id,
+            "weights_sha256": self.weights_sha256,
+            "config": asdict(self.model.config),
+            "feature_config": asdict(self.extractor.config),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "postprocess": postprocess,
+        }
