@@ -5,7 +5,7 @@ STAMP := .venv/installed
 .PHONY: demo test check fmt bench
 
 demo: $(STAMP)  ## embed a bundled clip, print the table, draw demo.png
-	$(BIN)/vggish-hf demo -o demo
+	$(BIN)/vggish-hf demo -o demo.png
 
 test: $(STAMP)  ## the whole offline test suite
 	$(BIN)/python -m pytest

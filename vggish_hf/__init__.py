@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from vggish_hf.configuration import VGGishConfig as VGGishConfig
 from vggish_hf.configuration import VGGishFeatureConfig as VGGishFeatureConfig
+from vggish_hf.conversion import convert_checkpoint as convert_checkpoint
 from vggish_hf.feature_extraction import VGGishFeatureExtractor as VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel as VGGishModel
 from vggish_hf.modeling import VGGishPostprocessor as VGGishPostprocessor

@@ -108,7 +108,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def push_folder(folder: Path, repo_id: str, **options: Unpack[PushOptions]) -> str:
-    """Upload a folder to a model repository in one commit, making the repository if need be.
+    """Upload a model's files to a repository in one commit, making the repository if need be.
 
     Returns:
         The commit's address.
@@ -121,6 +121,7 @@ def push_folder(folder: Path, repo_id: str, **options: Unpack[PushOptions]) -> s
     commit = api.upload_folder(
         repo_id=repo_id,
         folder_path=folder,
+        allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, FEATURE_CONFIG_NAME, "README.md"],
         revision=revision,
         commit_message=options.get("commit_message", "Upload VGGish"),
     )

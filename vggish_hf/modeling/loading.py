@@ -22,10 +22,20 @@ def load_strictly(model: nn.Module, path: Path) -> None:
         found = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"Expected a safetensors file, got {str(path)!r}: {error}") from error
+    assign_strictly(model, found, str(path))
+
+
+def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> None:
+    """Give every tensor of a model built on the meta device its value from a dict.
+
+    Raises:
+        ValueError: The names and shapes are not exactly the model's; the message names `origin` and
+            lists every one that differs.
+    """
     problems = compare_state_dicts(model.state_dict(), found)
     if problems:
         lines = "\n  ".join(problems)
-        raise ValueError(f"Expected {str(path)!r} to hold exactly the config's tensors:\n  {lines}")
+        raise ValueError(f"Expected {origin!r} to hold exactly the config's tensors:\n  {lines}")
     model.load_state_dict(found, strict=True, assign=True)
 
 

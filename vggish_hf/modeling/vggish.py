@@ -22,7 +22,23 @@ from vggish_hf.configuration import VGGishConfig
 from vggish_hf.modeling.loading import load_strictly
 from vggish_hf.modeling.postprocessor import VGGishPostprocessor
 
-_MODEL_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
+_MODEL_CARD = """\
+---
+library_name: vggish-hf
+pipeline_tag: feature-extraction
+tags: [audio, audio-embeddings, vggish]
+---
+
+# A VGGish audio embedding network
+
+Saved by [vggish-hf](https://github.com/vggish-hf/vggish-hf); {config!r}.
+
+```python
+from vggish_hf import VGGishModel
+
+model = VGGishModel.from_pretrained("org/name")  # this repository
+```
+"""
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -184,5 +200,5 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         unfinished.replace(path)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that is saved as README.md."""
-        return ModelCard(_MODEL_CARD.read_text(encoding="utf-8"))
+        """The card that is saved as README.md; it claims nothing of the weights' origin."""
+        return ModelCard(_MODEL_CARD.format(config=self.config))

@@ -1,0 +1,55 @@
+"""The command line, `vggish-hf`: each command is a few lines over the library."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from huggingface_hub.errors import HfHubHTTPError
+
+import vggish_hf
+from vggish_hf.cli import convert, demo, embed, info, push
+
+_EPILOG = """\
+examples:
+  vggish-hf embed music/ -o music.parquet
+  vggish-hf convert vggish_model.ckpt --pca vggish_pca_params.npz -o vggish/
+  vggish-hf embed clip.wav --model vggish/ --postprocess uint8 -o clip.npz
+
+`vggish-hf COMMAND --help` tells more of each command.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="vggish-hf",
+        description=vggish_hf.__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vggish-hf {vggish_hf.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (embed, convert, info, push, demo):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The arguments; without it, those of the process.
+
+    Returns:
+        The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt.
+    """
+    args = make_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        print("vggish-hf: interrupted, nothing is left behind", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
+        print(f"vggish-hf: error: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)
+        return 2
+    return code

@@ -1,0 +1,7 @@
+"""`python -m vggish_hf.cli`."""
+
+import sys
+
+from vggish_hf.cli import main
+
+sys.exit(main())

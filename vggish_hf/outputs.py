@@ -1,0 +1,195 @@
+"""Write embeddings to one file, row by row, with their provenance; it appears whole or not at all.
+
+| ending | content |
+| --- | --- |
+| `.parquet` | a row an example: `id`, `example`, `start_seconds`, `embedding`; provenance as JSON \
+in the file's metadata under `vggish_hf` |
+| `.npz` | the same columns as arrays, and the JSON as the array `vggish_hf` |
+| `.tfrecord` | a `SequenceExample` a clip as the released AudioSet embeddings are stored: context \
+`video_id`, feature list `audio_embedding` of uint8 strings; provenance in FILE.json |
+"""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from vggish_hf.audioset.sequence_example import encode_sequence_example
+from vggish_hf.audioset.tfrecord import RecordWriter
+from vggish_hf.pipeline import VGGishOutput
+
+METADATA_KEY = "vggish_hf"
+
+WriteClip: TypeAlias = Callable[[str, VGGishOutput], None]
+
+# Rows that are collected before they are written: 8 MiB of float32.
+_GROUP_ROWS = 16_384
+
+
+def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -> pa.Schema:
+    """The columns of a Parquet file of embeddings.
+
+    Args:
+        embedding_size: Width of an embedding.
+        dtype: `torch.float32` or `torch.uint8`.
+        provenance: What is stored in the metadata under `vggish_hf`, JSON.
+    """
+    value = pa.uint8() if dtype == torch.uint8 else pa.float32()
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("example", pa.int32(), nullable=False),
+            pa.field("start_seconds", pa.float64(), nullable=False),
+            pa.field("embedding", pa.list_(value, embedding_size), nullable=False),
+        ],
+        metadata={METADATA_KEY: provenance},
+    )
+
+
+@contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, which becomes `path` unless an exception leaves."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_output(
+    path: Path, embedding_size: int, dtype: torch.dtype, provenance: dict[str, Any]
+) -> Iterator[WriteClip]:
+    """Open a file of embeddings, of the format that its ending names.
+
+    Args:
+        path: The file, `.parquet`, `.npz` or `.tfrecord`.
+        embedding_size: Width of an embedding.
+        dtype: What will be written, `torch.float32` or `torch.uint8`.
+        provenance: What the embeddings come from, see `VGGishPipeline.provenance`.
+
+    Yields:
+        A function that writes a clip's output under an id. The file is at its place once the
+        context has ended without an exception, and not before.
+
+    Raises:
+        ValueError: The ending is unknown, or the format does not hold the dtype.
+    """
+    check_output(path, dtype)
+    text = json.dumps(provenance)
+    with _WRITERS[path.suffix](path, embedding_schema(embedding_size, dtype, text)) as write:
+        yield write
+
+
+def check_output(path: Path, dtype: torch.dtype) -> None:
+    """Raise ValueError unless `open_output` can write `dtype` to `path`."""
+    if path.suffix not in _WRITERS:
+        raise ValueError(
+            f"Expected an output that ends in {', '.join(_WRITERS)}, got {str(path)!r}"
+        )
+    if path.suffix == ".tfrecord" and dtype != torch.uint8:
+        raise ValueError("Expected uint8 embeddings for .tfrecord; use the post-process `uint8`")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"Expected the name of a file in an existing folder, got {str(path)!r}")
+
+
+@contextmanager
+def _write_parquet(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
+    batches: list[pa.RecordBatch] = []
+    with unfinished_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+
+        def write(clip: str, output: VGGishOutput) -> None:
+            batches.append(_record_batch(clip, output, schema))
+            if sum(map(len, batches)) >= _GROUP_ROWS:
+                flush()
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_batches(batches, schema))
+            batches.clear()
+
+        yield write
+        flush()
+
+
+def _record_batch(clip: str, output: VGGishOutput, schema: pa.Schema) -> pa.RecordBatch:
+    count = len(output.embeddings)
+    kind = schema.field("embedding").type
+    values = pa.array(output.embeddings.numpy().reshape(-1), kind.value_type)
+    columns = [
+        pa.array([clip] * count, pa.string()),
+        pa.array(np.arange(count, dtype=np.int32)),
+        pa.array(output.start_seconds.numpy()),
+        pa.FixedSizeListArray.from_arrays(values, type=kind),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _write_npz(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
+    # An array's header holds its length, known at the end: the rows wait in a Parquet file.
+    with (
+        unfinished_file(path) as unfinished,
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
+    ):
+        rows = Path(folder, "rows.parquet")
+        with _write_parquet(rows, schema) as write:
+            yield write
+        with pq.ParquetFile(rows) as table, zipfile.ZipFile(unfinished, "w") as archive:
+            for field in schema:
+                _pack_column(table, field, archive)
+            with archive.open(f"{METADATA_KEY}.npy", "w") as member:
+                np.save(member, np.array(schema.metadata[METADATA_KEY.encode()].decode()))
+
+
+def _pack_column(table: pq.ParquetFile, field: pa.Field, archive: zipfile.ZipFile) -> None:
+    """Copy a column into an archive as an array, a group of rows at a time."""
+    shape: tuple[int, ...] = (table.metadata.num_rows,)
+    if pa.types.is_fixed_size_list(field.type):
+        shape = (*shape, field.type.list_size)
+        dtype = np.dtype(field.type.value_type.to_pandas_dtype())
+    elif pa.types.is_string(field.type):
+        lengths = (pc.max(pc.utf8_length(part)).as_py() for part in _column(table, field.name))
+        dtype = np.dtype(f"<U{max(lengths, default=1)}")
+    else:
+        dtype = np.dtype(field.type.to_pandas_dtype())
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    with archive.open(f"{field.name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for part in _column(table, field.name):
+            values = part.flatten() if len(shape) == 2 else part
+            member.write(values.to_numpy(zero_copy_only=False).astype(dtype).tobytes())
+
+
+def _column(table: pq.ParquetFile, name: str) -> Iterator[pa.Array]:
+    for batch in table.iter_batches(_GROUP_ROWS, columns=[name]):
+        yield batch.column(0)
+
+
+@contextmanager
+def _write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
+    with (
+        unfinished_file(path.with_name(f"{path.name}.json")) as beside,
+        RecordWriter(path) as writer,
+    ):
+
+        def write(clip: str, output: VGGishOutput) -> None:
+            rows = [row.tobytes() for row in output.embeddings.numpy()]
+            context = {"video_id": clip.encode()}
+            writer.write(encode_sequence_example(context, {"audio_embedding": rows}))
+
+        yield write
+        beside.write_bytes(schema.metadata[METADATA_KEY.encode()] + b"\n")
+
+
+_WRITERS = {".parquet": _write_parquet, ".npz": _write_npz, ".tfrecord": _write_tfrecord}
