@@ -4,6 +4,7 @@ Source: `vggish_params.py` of the reference implementation (tensorflow/models,
 research/audioset/vggish).
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -21,7 +22,8 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
             raise ValueError(f"Expected `{name}` to be a positive number, got {value!r}")
 
 

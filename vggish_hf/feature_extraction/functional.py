@@ -129,13 +129,14 @@ def extract_examples(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
     Returns:
         (..., examples, example_frames, num_mel_bins).
     """
-    num_examples = config.num_examples(waveform.shape[-1])
-    if num_examples == 0:
-        shape = (*waveform.shape[:-1], 0, config.example_frames, config.num_mel_bins)
-        return waveform.new_zeros(shape)
-    length = (num_examples - 1) * config.example_hop_length + config.example_length
-    missing = max(length - waveform.shape[-1], 0)
-    padded = torch.nn.functional.pad(waveform, (0, missing))[..., :length]
-    log_mel = log_mel_spectrogram(padded, config)
-    # unfold puts the frames of an example last
+    time = waveform.shape[-1]
+    if config.padding != "none":
+        num_examples = config.num_examples(time)
+        length = (num_examples - 1) * config.example_hop_length + config.example_length
+        waveform = torch.nn.functional.pad(waveform, (0, max(length - time, 0)))
+    if waveform.shape[-1] < config.example_length or waveform.numel() == 0:
+        example = (config.example_frames, config.num_mel_bins)
+        return waveform.new_zeros((*waveform.shape[:-1], config.num_examples(time), *example))
+    log_mel = log_mel_spectrogram(waveform, config)
+    # unfold drops the frames that fill no example, and puts those of an example last
     return log_mel.unfold(-2, config.example_frames, config.example_hop_frames).mT

@@ -107,10 +107,11 @@ def resample_kernel(
         )
     groups = []
     for first in range(0, phases, size):
-        phase = torch.arange(first, min(first + size, phases))
+        last = min(first + size, phases) - 1
+        phase = torch.arange(first, last + 1)
         position, remainder = phase * stride // phases, phase * stride % phases
         offset = first * stride // phases
-        taps = torch.arange(2 * reach + int(position[-1]) - offset + 1)
+        taps = torch.arange(2 * reach + last * stride // phases - offset + 1)
         # How many samples each tap lies behind its phase's position, rounded down.
         behind = (position - offset + reach)[:, None] - taps
         fraction = (remainder.double() / phases)[:, None]

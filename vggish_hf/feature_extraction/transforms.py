@@ -165,8 +165,11 @@ class VGGishFeatureExtractor(nn.Module):
 
 
 def _checked(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    block = None
     for block in blocks:
         if block.ndim != 1:
             raise ValueError(f"Expected blocks of shape (time,), got {tuple(block.shape)}")
         check_waveform(block)
         yield block
+    if block is None:
+        raise ValueError("Expected a waveform of at least one sample, got no blocks")

@@ -1,0 +1,95 @@
+"""A Hub of our own for the whole run: set up before huggingface_hub reads its environment."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hub_server import HubServer
+
+_HUB = HubServer()
+_HOME = tempfile.TemporaryDirectory(prefix="vggish-hf-tests-")
+for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+    os.environ.pop(name, None)
+os.environ.update(
+    HF_ENDPOINT=_HUB.url,
+    HF_HOME=_HOME.name,
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    VGGISH_HF_CACHE=str(Path(_HOME.name, "vggish-hf")),
+)
+
+import numpy as np  # noqa: E402 - the environment comes first
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from vggish_hf import (  # noqa: E402
+    VGGishConfig,
+    VGGishFeatureExtractor,
+    VGGishModel,
+    convert_checkpoint,
+)
+from vggish_hf.conversion import save_converted  # noqa: E402
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub() -> Iterator[HubServer]:
+    """The local Hub that `HF_ENDPOINT` names."""
+    with _HUB:
+        yield _HUB
+    _HOME.cleanup()
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of facts beside the project, which a user who clones it has not."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared is not here")
+    return SHARED
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Seeded randomness of the test's own."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    """A TensorFlow V1 checkpoint of tiny widths, with random weights."""
+    return GOLDEN / "tf" / "tiny_v1.ckpt"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, converted: 16-d embeddings and no post-processor."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_converted(convert_checkpoint(tiny_checkpoint), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model() -> VGGishModel:
+    """Small, seeded random weights, 128-d embeddings and the original PCA."""
+    torch.manual_seed(0)
+    model = VGGishModel(
+        VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16, postprocessor=True)
+    )
+    with np.load(DATA / "vggish_pca_params.npz") as pca:
+        model.postprocessor.eigenvectors.copy_(torch.from_numpy(pca["pca_eigen_vectors"]))
+        model.postprocessor.means.copy_(torch.from_numpy(pca["pca_means"]))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def small_model_folder(small_model: VGGishModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_model` and an extractor, saved."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    small_model.save_pretrained(folder)
+    VGGishFeatureExtractor().save_pretrained(folder)
+    return folder

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from vggish_hf import VGGishPostprocessor
+
+
+@pytest.fixture
+def original(request):
+    with np.load(request.path.parent / "data" / "vggish_pca_params.npz") as pca:
+        return VGGishPostprocessor(
+            torch.from_numpy(pca["pca_eigen_vectors"]), torch.from_numpy(pca["pca_means"])
+        )
+
+
+@pytest.fixture
+def smoke(request):
+    with np.load(request.path.parent / "golden/pretrained/smoke_1khz_3s.npz") as golden:
+        return torch.from_numpy(golden["raw"]), torch.from_numpy(golden["post_uint8"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_smoke_test_of_the_original(original, smoke, dtype):
+    raw, expected = smoke
+    quantized = original(raw.to(dtype))
+    assert quantized.dtype == dtype
+    assert torch.equal(original.quantize(quantized), expected)
+
+
+def test_rounding_in_place_of_truncating_would_be_noticed(original, smoke):
+    raw, expected = smoke
+    rounded = ((original(raw) + 2) * (255 / 4)).round().to(torch.uint8)
+    assert (rounded != expected).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (2,), (2, 3)])
+def test_shapes_are_kept(original, batch):
+    embeddings = torch.zeros(*batch, 128)
+    whitened = original(embeddings)
+    assert whitened.shape == embeddings.shape
+    quantized = original.quantize(whitened)
+    assert (quantized.shape, quantized.dtype) == (embeddings.shape, torch.uint8)
+    assert original.dequantize(quantized).shape == embeddings.shape
+
+
+def test_whitening_is_the_formula(generator):
+    eigenvectors = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    means = torch.randn(5, generator=generator, dtype=torch.float64)
+    embeddings = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    expected = [(eigenvectors @ (row - means)).clamp(-2, 2) for row in embeddings]
+    whitened = VGGishPostprocessor(eigenvectors, means)(embeddings)
+    assert torch.allclose(whitened, torch.stack(expected), rtol=0, atol=1e-12)
+    assert (whitened.abs() == 2).any()
+
+
+def test_quantize_truncates():
+    values = torch.tensor(
+        [-3.0, -2.0, -2 + 4 / 255 - 1e-4, -2 + 4 / 255 + 1e-4, 0.0, 1.9999, 2.0, 3]
+    )
+    quantized = VGGishPostprocessor(torch.eye(8), torch.zeros(8)).quantize(values)
+    assert quantized.tolist() == [0, 0, 0, 1, 127, 254, 255, 255]
+
+
+def test_dequantize_is_youtube_8ms(original):
+    quantized = torch.arange(256, dtype=torch.uint8)
+    expected = np.arange(256) * (4 / 255) + 4 / 512 - 2
+    dequantized = original.dequantize(quantized)
+    assert dequantized.dtype == torch.float32
+    assert np.abs(dequantized.numpy() - expected).max() < 3e-7  # float32 at 2
+    assert torch.equal(original.quantize(dequantized), quantized)
+
+
+def test_gradient(generator):
+    means = torch.randn(4, generator=generator, dtype=torch.float64)
+    postprocessor = VGGishPostprocessor(torch.eye(4, dtype=torch.float64), means)
+    embeddings = means + torch.tensor([0.5, -0.5, 1.0, -1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(postprocessor, embeddings.requires_grad_())
+
+
+def test_a_cast_does_not_round_the_pca(original):
+    half = VGGishPostprocessor(original.eigenvectors.float(), original.means.float())
+    half.to(torch.bfloat16)
+    assert half.eigenvectors.dtype == torch.float32
+    assert torch.equal(half.eigenvectors, original.eigenvectors.float())
+    assert half(torch.zeros(2, 128, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert half.to("meta").means.is_meta
+
+
+def test_its_tensors_are_saved(original):
+    assert set(original.state_dict()) == {"eigenvectors", "means"}
+    assert not list(original.parameters())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p(torch.zeros(2, 127)), r"shape \(..., 128\), got \(2, 127\)"),
+        (lambda p: p(torch.tensor(1.0)), r"shape \(..., 128\), got \(\)"),
+        (lambda p: p.quantize(torch.zeros(128, dtype=torch.uint8)), "float type, got torch.uint8"),
+        (lambda p: p.dequantize(torch.zeros(128)), "uint8, got torch.float32"),
+        (
+            lambda _: VGGishPostprocessor(torch.eye(3), torch.zeros(4)),
+            r"got \(3, 3\) and \(4,\)",
+        ),
+    ],
+)
+def test_errors(original, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(original)
+
+
+def test_export(original):
+    program = torch.export.export(original, (torch.zeros(2, 128),))
+    assert torch.equal(program.module()(torch.zeros(2, 128)), original(torch.zeros(2, 128)))
