@@ -1,6 +1,5 @@
 """The module: goldens of the original, streams, export, company of torchaudio's transforms."""
 
-import io
 import shutil
 
 import numpy as np
@@ -130,12 +129,9 @@ def test_export(rate, generator):
         (torch.zeros(2, 100_000), rate),
         dynamic_shapes={"waveform": sizes, "sampling_rate": None},
     )
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    buffer.seek(0)
-    loaded = torch.export.load(buffer).module()
+    exported = program.module()
     waveform = 0.1 * torch.randn(3, 123_456, generator=generator)
-    assert torch.allclose(loaded(waveform, rate), extractor(waveform, rate), atol=1e-4)
+    assert torch.allclose(exported(waveform, rate), extractor(waveform, rate), atol=1e-4)
     # What was traced left no fake tensor in a cache.
     assert torch.isfinite(extractor(waveform, rate)).all()
 

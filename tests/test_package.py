@@ -1,0 +1,93 @@
+"""What importing the package does, what it exports, and which way its imports point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vggish_hf
+
+PACKAGE = Path(vggish_hf.__file__).parent
+
+# The lowest first: a module may import from its own layer and from those below.
+LAYERS = [
+    {"_protobuf", "configuration", "assets"},
+    {"hub"},
+    {"feature_extraction", "modeling"},
+    {"conversion", "audio", "_prefetch", "_batching"},
+    {"pipeline"},
+    {"audioset"},
+    {"outputs", "plotting"},
+    {"lightning", "metrics"},
+    {"cli"},
+]
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torchaudio", "torchcodec", "datasets", "lightning", "transformers", "pandas", "matplotlib"],
+)
+def test_importing_it_imports_no(name):
+    done = run(f"import sys, vggish_hf; sys.exit({name!r} in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_works_where_torchaudio_cannot_be_imported():
+    code = (
+        "import sys; sys.modules['torchaudio'] = None; import torch, vggish_hf;"
+        "print(vggish_hf.VGGishFeatureExtractor()(torch.zeros(16_000)).shape)"
+    )
+    done = run(code)
+    assert done.stdout == "torch.Size([1, 96, 64])\n", done.stderr
+
+
+def test_exported_names():
+    exported = {name for name in vars(vggish_hf) if name[0].isupper() or name.startswith("conv")}
+    exported -= {"conversion"}
+    assert exported - {"configuration"} == {
+        "VGGishConfig",
+        "VGGishFeatureConfig",
+        "VGGishFeatureExtractor",
+        "VGGishModel",
+        "VGGishOutput",
+        "VGGishPipeline",
+        "VGGishPostprocessor",
+        "convert_checkpoint",
+    }
+
+
+def layer_of(name):
+    (layer,) = [i for i, names in enumerate(LAYERS) if name in names]
+    return layer
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head == "vggish_hf" and rest:
+                yield rest.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_point_one_way(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for name in imported_modules(path):
+        if name != own:
+            assert layer_of(name) < layer_of(own), f"{own} imports {name}"
