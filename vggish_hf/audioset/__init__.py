@@ -1,0 +1,1 @@
+"""AudioSet: labels, records and embeddings."""
