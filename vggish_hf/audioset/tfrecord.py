@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
-import google_crc32c
-
+from vggish_hf._crc32c import masked_crc32c
 from vggish_hf.configuration import check_choice
 
 Errors = Literal["raise", "skip"]
@@ -31,17 +30,6 @@ _BUFFER_BYTES = 64 << 10  # Python's 8 KiB make large files a quarter slower
 
 class RecordError(ValueError):
     """A record, or the file around it, that is damaged or holds something else than expected."""
-
-
-def masked_crc32c(data: bytes) -> int:
-    """Compute the CRC-32C of `data`, rotated and shifted as TFRecord files store it.
-
-    Example:
-        >>> hex(masked_crc32c(b"123456789"))
-        '0xc78ab0e5'
-    """
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame_record(data: bytes) -> bytes:
