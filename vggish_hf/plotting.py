@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -31,8 +32,8 @@ def draw_clip(
     end = starts[-1] + config.example_seconds
     figure = Figure(figsize=(10, 7), layout="constrained")
     wave_axes, mel_axes, embedding_axes = figure.subplots(3, sharex=True)
-    seconds = [sample / sampling_rate for sample in range(len(waveform))]
-    wave_axes.plot(seconds, waveform.numpy(), linewidth=0.4)
+    seconds = torch.arange(len(waveform)) / sampling_rate
+    wave_axes.plot(seconds.numpy(), waveform.numpy(), linewidth=0.4)
     wave_axes.set(ylabel="amplitude", title="waveform", xlim=(0, end))
     for start, example, embedding in zip(starts, examples, output.embeddings, strict=True):
         stop = start + config.example_seconds
