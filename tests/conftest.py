@@ -32,9 +32,8 @@ from vggish_hf import (  # noqa: E402
 )
 from vggish_hf.conversion import save_converted  # noqa: E402
 
-DATA = Path(__file__).parent / "data"
-GOLDEN = Path(__file__).parent / "golden"
-SHARED = Path(__file__).parents[2] / "shared"
+_TESTS = Path(__file__).parent
+_SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,9 +47,9 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def shared() -> Path:
     """The folder of facts beside the project, which a user who clones it has not."""
-    if not SHARED.is_dir():
+    if not _SHARED.is_dir():
         pytest.skip("the folder ../shared is not here")
-    return SHARED
+    return _SHARED
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Path:
     """A TensorFlow V1 checkpoint of tiny widths, with random weights."""
-    return GOLDEN / "tf" / "tiny_v1.ckpt"
+    return _TESTS / "golden" / "tf" / "tiny_v1.ckpt"
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +79,7 @@ def small_model() -> VGGishModel:
     model = VGGishModel(
         VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16, postprocessor=True)
     )
-    with np.load(DATA / "vggish_pca_params.npz") as pca:
+    with np.load(_TESTS / "data" / "vggish_pca_params.npz") as pca:
         model.postprocessor.eigenvectors.copy_(torch.from_numpy(pca["pca_eigen_vectors"]))
         model.postprocessor.means.copy_(torch.from_numpy(pca["pca_means"]))
     return model.eval()

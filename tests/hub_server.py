@@ -243,6 +243,16 @@ class _Handler(BaseHTTPRequestHandler):
         # A client told that the repository may exist reads the address from the conflict.
         self.send_json({"url": self.page(repo_type, repo_id)}, 409 if exists else 200)
 
+    def create_branch(self, repo_type: str, repo_id: str, revision: str) -> None:
+        self.require_token()
+        with self.hub.lock:
+            start = json.loads(self.body).get("startingPoint", "main")
+            repository, commit_id, _ = self.find(repo_type, repo_id, start)
+            if revision in repository.branches:
+                raise _Refusal(409, "Branch already exists")
+            repository.branches[revision] = commit_id
+        self.send_json({})
+
     def preupload(self, repo_type: str, repo_id: str, revision: str) -> None:
         self.require_token()
         _, _, files = self.find(repo_type, repo_id, revision)
@@ -303,6 +313,7 @@ _ROUTES: dict[str, Callable[..., None]] = {
     rf"(?:GET|HEAD) {_PAGE}/resolve{_REVISION}/(?P<path>.+)": _Handler.resolve,
     rf"GET {_API}/tree{_REVISION}(?:/(?P<folder>[^/]+))?": _Handler.tree,
     rf"GET {_API}(?:/revision{_REVISION})?": _Handler.info,
+    rf"POST {_API}/branch{_REVISION}": _Handler.create_branch,
     rf"POST {_API}/preupload{_REVISION}": _Handler.preupload,
     rf"POST {_API}/commit{_REVISION}": _Handler.commit,
     rf"POST {_PAGE}\.git/info/lfs/objects/batch": _Handler.lfs_batch,

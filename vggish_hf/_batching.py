@@ -21,7 +21,8 @@ class Batcher:
     """Collects examples of one clip after the other and calls a function on full batches.
 
     Args:
-        function: Maps (batch, ...) to (batch, ...), row by row.
+        function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does the call
+            that needed it, and nothing is lost: the next call tries the same batch again.
         batch_size: Rows of a batch.
     """
 
@@ -67,10 +68,12 @@ class Batcher:
 
     def _run(self, size: int) -> None:
         examples = torch.cat(self._waiting)
+        rows = self._function(examples[:size])
         self._waiting = [examples[size:]]
         self._num_waiting -= size
-        rows = self._function(examples[:size])
         for clip in self._clips:
-            part, rows = rows[: clip.missing], rows[clip.missing :]
-            clip.missing -= len(part)
-            clip.parts.append(part)
+            count = min(clip.missing, len(rows))
+            if count:
+                clip.parts.append(rows[:count])
+                clip.missing -= count
+                rows = rows[count:]

@@ -1,50 +1,61 @@
 """Run slow iterators ahead of their consumer, in threads, and keep their order."""
 
+import atexit
 import itertools
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
 
-_POLL_SECONDS = 0.1
+
+class _End(NamedTuple):
+    """Behind the last part, with the exception that ended them, if one did."""
+
+    error: BaseException | None
 
 
 class _Task(Generic[Item, Part]):
-    """One item's parts, made in a thread, at most `depth` of them waiting."""
+    """The parts of one item: made in one thread, read in another."""
 
     def __init__(self, item: Item, produce: Callable[[Item], Iterable[Part]], depth: int) -> None:
         self.item = item
-        self.future: Future[None]
         self._produce = produce
-        self._parts: queue.Queue[Part | None] = queue.Queue(depth)
+        # Unbounded, so that an end never waits; it is the room that bounds the parts.
+        self._made: SimpleQueue[Part | _End] = SimpleQueue()
+        self._room = Semaphore(depth - 1)
+        self._stopped = False
 
-    def run(self, stopped: threading.Event) -> None:
+    def run(self) -> None:
         try:
             for part in self._produce(self.item):
-                self._put(part, stopped)
-                if stopped.is_set():
-                    return
-        finally:
-            self._put(None, stopped)
-
-    def _put(self, part: Part | None, stopped: threading.Event) -> None:
-        while not stopped.is_set():
-            try:
-                self._parts.put(part, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            break
+                self._made.put(part)
+                self._room.acquire()  # until less than `depth` wait
+                if self._stopped:
+                    break
+        except BaseException as error:  # noqa: BLE001 - raised where the parts are read
+            self._made.put(_End(error))
+        else:
+            self._made.put(_End(None))
 
     def parts(self) -> Iterator[Part]:
-        """The parts, and then the exception that ended them, if one did."""
-        while (part := self._parts.get()) is not None:
+        while not isinstance(part := self._made.get(), _End):
+            self._room.release()
             yield part
-        self.future.result()
+        if part.error is not None:
+            raise part.error
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._room.release()
+
+
+def _run_tasks(tasks: "SimpleQueue[_Task[Item, Part] | None]") -> None:
+    for task in iter(tasks.get, None):
+        task.run()
 
 
 def prefetch(
@@ -56,29 +67,50 @@ def prefetch(
 ) -> Iterator[tuple[Item, Iterator[Part]]]:
     """Make the parts of several items at once, and hand them out in the items' order.
 
+    Closing the generator, or dropping it, stops the threads after the parts that they are at.
+
     Args:
-        items: What to work on; read only as far ahead as there are workers.
+        items: What to work on; read in the consumer's thread, `num_workers` ahead.
         produce: Makes the parts of an item; runs in a thread.
         num_workers: How many items are worked on at once.
         depth: How many parts of an item may wait for the consumer.
 
     Yields:
-        Each item with its parts, which must be exhausted before the next; where `produce` raised,
-        reading the parts raises the same.
+        Each item with its parts, which end early once the next item is asked for; where `produce`
+        raised, reading the parts raises the same.
     """
     remaining = iter(items)
-    stopped = threading.Event()
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="vggish-hf") as executor:
-        tasks: deque[_Task[Item, Part]] = deque()
-        try:
-            while True:
-                for item in itertools.islice(remaining, num_workers - len(tasks)):
-                    task = _Task(item, produce, depth)
-                    task.future = executor.submit(task.run, stopped)
-                    tasks.append(task)
-                if not tasks:
-                    return
-                task = tasks.popleft()
-                yield task.item, task.parts()
-        finally:
-            stopped.set()
+    tasks: deque[_Task[Item, Part]] = deque()  # the one that is read, and those behind it
+    inbox: SimpleQueue[_Task[Item, Part] | None] = SimpleQueue()
+    # Threads for all tasks, not one each: torch keeps a pool of its own for every thread.
+    threads = [
+        Thread(target=_run_tasks, args=(inbox,), name=f"vggish-hf-{number}", daemon=True)
+        for number in range(num_workers)
+    ]
+
+    def stop() -> None:
+        for task in tasks:
+            task.stop()
+        for _ in threads:
+            inbox.put(None)
+        for thread in threads:
+            thread.join()
+
+    for thread in threads:
+        thread.start()
+    # A generator that is still referenced when the interpreter exits is not closed by anybody;
+    # waiting threads would keep it from exiting, and daemons must not be killed inside torch.
+    atexit.register(stop)
+    try:
+        while True:
+            for item in itertools.islice(remaining, num_workers - len(tasks)):
+                task = _Task(item, produce, depth)
+                tasks.append(task)
+                inbox.put(task)
+            if not tasks:
+                return
+            yield tasks[0].item, tasks[0].parts()
+            tasks.popleft().stop()
+    finally:
+        stop()
+        atexit.unregister(stop)

@@ -11,6 +11,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from vggish_hf.feature_extraction.resampling import check_sampling_rate
+
 AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
 
 #: What can be decoded: the path of a file, an encoded file as bytes or as a binary file object, a
@@ -32,6 +34,8 @@ AUDIO_EXTENSIONS = frozenset(
 _BLOCK_SECONDS = 20
 # Whatever a header claims of its rate and channels: 16 MiB of float32.
 _MAX_BLOCK_VALUES = 1 << 22
+# What torchcodec decodes at once, in blocks: five minutes, at most 240 MiB.
+_RANGE_BLOCKS = 15
 
 
 class AudioError(ValueError):
@@ -44,49 +48,47 @@ class AudioStream(NamedTuple):
     sampling_rate: int
     """Hz."""
     blocks: Iterator[Tensor]
-    """Consecutive parts (time,) of the clip, float32, its channels averaged; at least one sample
-    in all. Reading them may raise AudioError."""
+    """Consecutive parts (time,) of the clip, on the CPU, float32 (float64 from a float64 array),
+    its channels averaged; at least one sample in all. Reading them may raise AudioError."""
 
 
 def open_audio(source: AudioSource) -> AudioStream:
     """Open a clip for decoding in blocks of at most twenty seconds and 16 MiB.
 
     WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows are decoded by soundfile; other
-    containers (m4a, mp4, webm) by torchcodec where the extra `video` is installed.
+    containers (m4a, mp4, webm) by torchcodec where the extra `video` is installed, five minutes at
+    once: where such a container rounds its time stamps (mkv, webm), up to one codec frame may be
+    lost or repeated every five minutes.
 
     Args:
-        source: A path, bytes, a binary file object, an array with its rate (`(array, rate)` or
-            `{"array": ..., "sampling_rate": ...}`, the array (time,) or (channels, time)), or a
-            row's value of a `datasets.Audio` column, decoded or not.
+        source: A path, bytes, a binary file object (read to its end at once), an array with its
+            rate (`(array, rate)` or `{"array": ..., "sampling_rate": ...}`, the array (time,) or
+            (channels, time)), or a row's value of a `datasets.Audio` column, decoded or not.
 
     Raises:
         FileNotFoundError: There is no file at the path.
         AudioError: The file's format or content cannot be decoded.
-        ValueError: The array's shape or rate makes no clip.
+        ValueError: The array's shape, dtype or rate makes no clip.
         TypeError: The source is none of the above.
     """
     match source:
         case str() | os.PathLike():
-            path = Path(source)
-            if not path.exists():
-                raise FileNotFoundError(f"Expected an audio file, there is none at {str(path)!r}")
-            if not path.is_file():
-                raise AudioError(f"Expected an audio file, {str(path)!r} is none")
-            return _open_file(path)
+            return _open_path(Path(source))
         case bytes() | bytearray() | memoryview():
-            return _open_file(io.BytesIO(source))
+            return _open_encoded(_Content(source))
         case (array, rate):
             return _open_array(array, rate)
         case {"array": array, "sampling_rate": rate}:
             return _open_array(array, rate)
         case {"bytes": bytes(content)}:
-            return _open_file(io.BytesIO(content))
+            return _open_encoded(_Content(content))
         case {"path": str(name)}:
-            return open_audio(name)
+            return _open_path(Path(name))
     if hasattr(source, "get_samples_played_in_range"):  # what `datasets` makes of a column's value
         return _from_torchcodec(source)
-    if not isinstance(source, Mapping) and hasattr(source, "read"):
-        return _open_file(source if source.seekable() else io.BytesIO(source.read()))
+    # Whole: an exception cannot pass through libsndfile, which would take it for the file's end.
+    if hasattr(source, "read") and isinstance(content := source.read(), bytes):
+        return _open_encoded(_Content(content))
     raise TypeError(
         "Expected audio as a path, bytes, a binary file object, (array, rate) or a dict of "
         f"`array` and `sampling_rate`, got {type(source).__name__}"
@@ -100,8 +102,8 @@ def load_audio(source: AudioSource) -> tuple[Tensor, int]:
         source: As for `open_audio`.
 
     Returns:
-        The waveform (time,), float32, its channels averaged as the reference does, and its rate in
-        Hz.
+        The waveform (time,), float32 (float64 from a float64 array), its channels averaged as the
+        reference does, and its rate in Hz.
 
     Raises:
         AudioError: And what else `open_audio` raises.
@@ -115,16 +117,41 @@ def load_audio(source: AudioSource) -> tuple[Tensor, int]:
     return torch.cat(list(stream.blocks)), stream.sampling_rate
 
 
+class _Content(io.BytesIO):
+    """A file's content, in which a damaged header may seek to before the start."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):  # cannot pass through libsndfile
+            return self.tell()
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its start to its end.
+
+    Of a file that can seek, soundfile seeks to the position where it is after every read; in MP3
+    that loses what the next frame borrows from those before it.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _block_length(sampling_rate: int, channels: int) -> int:
     return max(min(_BLOCK_SECONDS * sampling_rate, _MAX_BLOCK_VALUES // channels), 1)
 
 
-def _open_array(array: AudioArray, sampling_rate: int) -> AudioStream:
-    waveform = torch.as_tensor(array)
+def _open_array(array: AudioArray, rate: int) -> AudioStream:
+    sampling_rate = int(rate) if isinstance(rate, np.integer) else rate
+    check_sampling_rate(sampling_rate)
+    if isinstance(array, np.ndarray):
+        array = np.require(array, requirements="W")  # of a read-only one torch would warn
+    waveform = torch.as_tensor(array).detach()
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
         raise ValueError(
-            "Expected an array of shape (time,) or (channels, time), got shape "
-            f"{tuple(waveform.shape)}"
+            "Expected an array of shape (time,) or (channels, time) with at least one sample, got "
+            f"shape {tuple(waveform.shape)}"
         )
     if not waveform.is_floating_point():
         raise ValueError(
@@ -137,22 +164,34 @@ def _open_array(array: AudioArray, sampling_rate: int) -> AudioStream:
             f"Expected an array of shape (channels, time), got {tuple(waveform.shape)}, which "
             "looks like (time, channels); pass its transpose"
         )
+    dtype = torch.promote_types(waveform.dtype, torch.float32)
     blocks = torch.split(
         waveform.reshape(channels, -1), _block_length(sampling_rate, channels), dim=1
     )
-    return AudioStream(sampling_rate, (block.mean(0) for block in blocks))
+    return AudioStream(sampling_rate, (block.to("cpu", dtype).mean(0) for block in blocks))
 
 
-def _open_file(file: Path | BinaryIO) -> AudioStream:
+def _open_path(path: Path) -> AudioStream:
+    if not path.exists():
+        raise FileNotFoundError(f"Expected an audio file, there is none at {str(path)!r}")
+    if not path.is_file():
+        raise AudioError(f"Expected an audio file, {str(path)!r} is none")
+    path.open("rb").close()  # raises PermissionError, of which libsndfile says "System error"
+    return _open_encoded(path)
+
+
+def _open_encoded(file: Path | _Content) -> AudioStream:
     """Open with soundfile, and what it does not know with torchcodec."""
+    # Names need not be UTF-8 on POSIX, and soundfile takes such a one as bytes alone.
+    known = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
     try:
         # libsndfile tells a format by content, except for headerless .raw files.
-        sound = soundfile.SoundFile(file)
+        sound = _SoundFile(known)
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
     else:
         return AudioStream(sound.samplerate, _read_blocks(sound))
-    if not isinstance(file, Path):
+    if isinstance(file, _Content):
         file.seek(0)
     try:
         from torchcodec.decoders import AudioDecoder  # type: ignore[attr-defined]
@@ -167,7 +206,7 @@ def _open_file(file: Path | BinaryIO) -> AudioStream:
         raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
 
 
-def _read_blocks(sound: soundfile.SoundFile) -> Iterator[Tensor]:
+def _read_blocks(sound: _SoundFile) -> Iterator[Tensor]:
     length = _block_length(sound.samplerate, sound.channels)
     received = 0
     with sound:
@@ -179,20 +218,25 @@ def _read_blocks(sound: soundfile.SoundFile) -> Iterator[Tensor]:
             if not len(block):
                 break
             received += len(block)
-            yield torch.from_numpy(block.mean(axis=1))
+            yield torch.from_numpy(block).mean(1)
     if not received:
         raise AudioError("it holds no samples")
 
 
 def _from_torchcodec(decoder: Any) -> AudioStream:
     """Read from a `torchcodec.decoders.AudioDecoder`."""
-    return AudioStream(decoder.metadata.sample_rate, _read_ranges(decoder))
+    # The metadata tell the rate that is stored; the decoder may have been told to resample.
+    sampling_rate = decoder.get_samples_played_in_range(0, 0).sample_rate
+    return AudioStream(sampling_rate, _read_ranges(decoder, sampling_rate))
 
 
-def _read_ranges(decoder: Any) -> Iterator[Tensor]:
+def _read_ranges(decoder: Any, sampling_rate: int) -> Iterator[Tensor]:
     metadata = decoder.metadata
-    seconds = _block_length(metadata.sample_rate, metadata.num_channels) / metadata.sample_rate
-    start = metadata.begin_stream_seconds_from_header or 0.0
+    length = _block_length(sampling_rate, metadata.num_channels)
+    # Ranges are long because they are cut by time stamps, which some containers round.
+    seconds = _RANGE_BLOCKS * length / sampling_rate
+    start = max(metadata.begin_stream_seconds_from_header or 0.0, 0.0)
+    claimed_end = start + (metadata.duration_seconds or 0.0)
     received = 0
     while True:
         try:
@@ -201,9 +245,13 @@ def _read_ranges(decoder: Any) -> Iterator[Tensor]:
             # So torchcodec says that the range lies behind the end.
             if "No audio frames were decoded" in str(error):
                 break
-            raise AudioError(f"decoding failed after {received} samples: {error}") from None
+            reason = str(error).splitlines()[0]
+            raise AudioError(f"decoding failed after {received} samples: {reason}") from None
         received += samples.shape[-1]
-        yield samples.mean(0)
+        yield from samples.mean(0).split(length)
         start += seconds
+        # A range behind the end would make torchcodec seek, which not every format can.
+        if start >= claimed_end and samples.shape[-1] < (seconds - 1) * sampling_rate:
+            break
     if not received:
         raise AudioError("it holds no samples")

@@ -1,19 +1,22 @@
 """Where a model id leads: a built-in name, a local folder or a repository on the Hub."""
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-#: Names that stand for a folder, each with the function that finds or makes it.
-BUILTIN_MODELS: dict[str, Callable[[], Path]] = {}
+#: Names that stand for a folder, each with the function that finds it, or makes it unless it is
+#: told to look on this machine alone.
+BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {}
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FEATURE_CONFIG_NAME = "preprocessor_config.json"
+CARD_NAME = "README.md"
 
 
 class HubOptions(TypedDict, total=False):
@@ -50,41 +53,68 @@ class PushOptions(TypedDict, total=False):
     commit_message: str
 
 
-def find_file(model_id: str | Path, filename: str, options: HubOptions) -> Path:
-    """Find a file of a model, and fetch it if it is on the Hub and not in the cache.
+def _check_options(options: Mapping[str, Any], known: type) -> None:
+    """Raise TypeError for an option that does not exist, and so would have no effect."""
+    unknown = options.keys() - known.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"Expected options among {', '.join(known.__annotations__)}, got "
+            f"{', '.join(map(repr, sorted(unknown)))}"
+        )
+
+
+def find_folder(
+    model_id: str | Path, filenames: Sequence[str], **options: Unpack[HubOptions]
+) -> Path:
+    """Find the folder of a model, and fetch its files if they are on the Hub and not in the cache.
 
     Args:
         model_id: A built-in name, the path of a local folder, or a repository's id on the Hub.
-        filename: The file's name within it.
-        options: How to fetch from the Hub; of no effect otherwise.
+        filenames: The files that must be in it; from the Hub, all of one commit.
+        **options: How to fetch from the Hub. For a built-in name `local_files_only` holds too, as
+            does the environment variable `HF_HUB_OFFLINE`; for a local folder none has an effect.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it lacks the file.
+        FileNotFoundError: There is no such folder, or it lacks a file, or the cache does and
+            nothing may be fetched.
         huggingface_hub.errors.HfHubHTTPError: The Hub refused, or has no such repository,
             revision or file.
+        TypeError: There is no such option.
     """
+    _check_options(options, HubOptions)
     name = str(model_id)
-    if name in BUILTIN_MODELS:
-        folder = BUILTIN_MODELS[name]()
+    if isinstance(model_id, str) and name in BUILTIN_MODELS:
+        offline = options.get("local_files_only", False) or constants.HF_HUB_OFFLINE
+        folder = BUILTIN_MODELS[name](offline)
     elif Path(name).is_dir():
         folder = Path(name)
     elif isinstance(model_id, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(
-            f"Expected a model folder, a Hub id such as 'org/vggish' or one of "
+            "Expected a model folder, a Hub id such as 'org/vggish' or one of "
             f"{', '.join(map(repr, sorted(BUILTIN_MODELS)))}; there is no folder {name!r}"
         )
     else:
-        try:
-            return Path(hf_hub_download(name, filename, **options))
-        except EntryNotFoundError as error:
-            error.add_note(f"{name!r} is no model that vggish-hf saved: it has no {filename}")
-            raise
-    path = folder / filename
-    if not path.is_file():
+        return _download(name, filenames, options)
+    missing = [filename for filename in filenames if not (folder / filename).is_file()]
+    if missing:
         raise FileNotFoundError(
-            f"Expected a folder that vggish-hf saved; {str(folder)!r} has no {filename}"
+            f"Expected a folder that vggish-hf saved; {str(folder)!r} has no {', '.join(missing)}"
         )
-    return path
+    return folder
+
+
+def _download(repo_id: str, filenames: Sequence[str], options: HubOptions) -> Path:
+    folders = []
+    for filename in filenames:
+        try:
+            folders.append(Path(hf_hub_download(repo_id, filename, **options)).parent)
+        except EntryNotFoundError as error:
+            error.add_note(f"Expected {filename} in {repo_id!r}: vggish-hf saves every model so")
+            raise
+    if len(set(folders)) > 1:
+        # A cached file's folder is named for its commit: the branch moved between two files.
+        return _download(repo_id, filenames, {**options, "revision": folders[-1].name})
+    return folders[-1]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -95,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected a JSON object in {str(path)!r}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"Expected a JSON object in {str(path)!r}, got {type(values).__name__}")
@@ -107,21 +137,47 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def push_folder(folder: Path, repo_id: str, **options: Unpack[PushOptions]) -> str:
+def push(save: Callable[[Path], object], repo_id: str, **options: Unpack[PushOptions]) -> str:
+    """Upload what a function saves into a folder; see `push_folder`.
+
+    The card of a repository that has one stays: somebody may have written it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder))
+        return push_folder(Path(folder), repo_id, keep_card=True, **options)
+
+
+def push_folder(
+    folder: Path, repo_id: str, *, keep_card: bool = False, **options: Unpack[PushOptions]
+) -> str:
     """Upload a model's files to a repository in one commit, making the repository if need be.
+
+    Args:
+        folder: Where the files are; any other files stay there.
+        repo_id: The repository.
+        keep_card: Whether a README.md that the repository has stays.
+        **options: See `PushOptions`.
 
     Returns:
         The commit's address.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: The Hub refused.
+        TypeError: There is no such option.
     """
+    _check_options(options, PushOptions)
     revision = options.get("revision")
     api = HfApi(token=options.get("token"))
     repo_id = api.create_repo(repo_id, private=options.get("private"), exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
+    names = [CONFIG_NAME, WEIGHTS_NAME, FEATURE_CONFIG_NAME]
+    if not (keep_card and api.file_exists(repo_id, CARD_NAME, revision=revision)):
+        names.append(CARD_NAME)
     commit = api.upload_folder(
         repo_id=repo_id,
         folder_path=folder,
-        allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, FEATURE_CONFIG_NAME, "README.md"],
+        allow_patterns=names,
         revision=revision,
         commit_message=options.get("commit_message", "Upload VGGish"),
     )

@@ -1,16 +1,14 @@
-"""Write embeddings to one file, row by row, with their provenance; it appears whole or not at all.
+"""Write embeddings to one file, clip by clip, with their provenance; whole or not at all.
 
-| ending | content |
-| --- | --- |
-| `.parquet` | a row an example: `id`, `example`, `start_seconds`, `embedding`; provenance as JSON \
-in the file's metadata under `vggish_hf` |
-| `.npz` | the same columns as arrays, and the JSON as the array `vggish_hf` |
-| `.tfrecord` | a `SequenceExample` a clip as the released AudioSet embeddings are stored: context \
-`video_id`, feature list `audio_embedding` of uint8 strings; provenance in FILE.json |
+- `.parquet`: a row an example, with `id`, `example` (its number in the clip), `start_seconds` and
+  `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
+- `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
+- `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored: context
+  `video_id`, feature list `audio_embedding` of uint8 strings; provenance in FILE.json.
 """
 
 import json
-import os
+import secrets
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -59,7 +57,7 @@ def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, which becomes `path` unless an exception leaves."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
         unfinished.replace(path)
@@ -81,14 +79,26 @@ def open_output(
 
     Yields:
         A function that writes a clip's output under an id. The file is at its place once the
-        context has ended without an exception, and not before.
+        context has ended without an exception, and not before; it replaces one that is there.
 
     Raises:
-        ValueError: The ending is unknown, or the format does not hold the dtype.
+        ValueError: The ending is unknown, the format does not hold the dtype, or an output is not
+            of the size or the dtype that was announced (float64 is stored as float32).
     """
     check_output(path, dtype)
-    text = json.dumps(provenance)
-    with _WRITERS[path.suffix](path, embedding_schema(embedding_size, dtype, text)) as write:
+    schema = embedding_schema(embedding_size, dtype, json.dumps(provenance))
+    with _WRITERS[path.suffix](path, schema) as write_checked:
+
+        def write(clip: str, output: VGGishOutput) -> None:
+            embeddings = output.embeddings
+            is_other_kind = (embeddings.dtype == torch.uint8) != (dtype == torch.uint8)
+            if is_other_kind or embeddings.shape != (len(embeddings), embedding_size):
+                raise ValueError(
+                    f"Expected embeddings of {dtype} and shape (examples, {embedding_size}), got "
+                    f"{embeddings.dtype} and {tuple(embeddings.shape)} of {clip!r}"
+                )
+            write_checked(clip, output)
+
         yield write
 
 
@@ -107,25 +117,31 @@ def check_output(path: Path, dtype: torch.dtype) -> None:
 @contextmanager
 def _write_parquet(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
     batches: list[pa.RecordBatch] = []
+    num_rows = 0
     with unfinished_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
 
         def write(clip: str, output: VGGishOutput) -> None:
+            nonlocal num_rows
             batches.append(_record_batch(clip, output, schema))
-            if sum(map(len, batches)) >= _GROUP_ROWS:
+            num_rows += len(output.embeddings)
+            if num_rows >= _GROUP_ROWS:
                 flush()
 
         def flush() -> None:
+            nonlocal num_rows
             writer.write_table(pa.Table.from_batches(batches, schema))
             batches.clear()
+            num_rows = 0
 
         yield write
-        flush()
+        if batches:
+            flush()
 
 
 def _record_batch(clip: str, output: VGGishOutput, schema: pa.Schema) -> pa.RecordBatch:
     count = len(output.embeddings)
     kind = schema.field("embedding").type
-    values = pa.array(output.embeddings.numpy().reshape(-1), kind.value_type)
+    values = pa.array(output.embeddings.flatten().numpy(), kind.value_type)
     columns = [
         pa.array([clip] * count, pa.string()),
         pa.array(np.arange(count, dtype=np.int32)),

@@ -1,7 +1,6 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -103,18 +102,21 @@ class VGGishPipeline:
         Raises:
             FileNotFoundError: There is no such folder, or it lacks a file.
             ValueError: A file does not fit; see the two classes.
+            TypeError: There is no such option.
         """
-        name = pretrained_model_name_or_path
-        extractor = VGGishFeatureExtractor.from_pretrained(name, **options)
+        # At once, so that both parts are of the same commit.
+        files = (hub.FEATURE_CONFIG_NAME, hub.CONFIG_NAME, hub.WEIGHTS_NAME)
+        folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
+        extractor = VGGishFeatureExtractor.from_pretrained(folder)
         config = extractor.config
         if padding is None:
             padding = "short" if config.padding == "none" else config.padding
         hop = config.example_hop_seconds if example_hop_seconds is None else example_hop_seconds
         config = replace(config, padding=padding, example_hop_seconds=hop)
-        model = VGGishModel.from_pretrained(name, device=device, dtype=dtype, **options)
+        model = VGGishModel.from_pretrained(folder, device=device, dtype=dtype)
         pipeline = cls(VGGishFeatureExtractor(config), model)
-        pipeline._model_id = str(name)
-        pipeline._weights_path = hub.find_file(name, hub.WEIGHTS_NAME, options)
+        pipeline._model_id = str(pretrained_model_name_or_path)
+        pipeline._weights_path = folder / hub.WEIGHTS_NAME
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -129,9 +131,7 @@ class VGGishPipeline:
             repo_id: The repository, `org/name`; made if need be.
             **options: See `PushOptions`.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return hub.push_folder(Path(folder), repo_id, **options)
+        return hub.push(self.save_pretrained, repo_id, **options)
 
     @overload
     def __call__(

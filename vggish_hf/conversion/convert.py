@@ -1,42 +1,56 @@
 """From a checkpoint of another implementation to a model folder, dict to dict."""
 
 import hashlib
-import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from vggish_hf.configuration import Activation, VGGishConfig
 from vggish_hf.conversion.sources import (
     GOOGLE_CHECKPOINT,
     GOOGLE_PCA,
+    PublishedFile,
     cache_folder,
     fetch,
 )
-from vggish_hf.conversion.state_dicts import Origin, from_tensorflow, infer_config, recognize
-from vggish_hf.conversion.tf_checkpoint import is_checkpoint, read_checkpoint
+from vggish_hf.conversion.state_dicts import (
+    NAMES,
+    Origin,
+    check_dimensions,
+    from_tensorflow,
+    from_torch,
+    infer_config,
+    recognize,
+)
+from vggish_hf.conversion.tf_checkpoint import (
+    CheckpointVariable,
+    is_checkpoint,
+    read_checkpoint,
+)
 from vggish_hf.conversion.torch_files import is_torch_file, load_pca, load_torch_file
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.loading import assign_strictly
 
 _GOOGLE_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
-#: Files that hold the weights that Google published, by the start of their SHA-256.
-_GOOGLE_WEIGHTS = (GOOGLE_CHECKPOINT.sha256, "10086976")
 
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """What `read_checkpoint_file` found.
+    """What `convert_checkpoint` found.
 
     Args:
         model: The model, with its weights.
         origin: The implementation that wrote the file.
         left_out: What the file holds besides the network, a line each.
-        is_google: Whether the file is one that Google's weights were published in.
+        is_google: Whether this is the model as Google published it: both files are those, byte for
+            byte, and no activation was added.
     """
 
     model: VGGishModel
@@ -61,52 +75,78 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is damaged, or not of these kinds; the message says what it lacks.
+        ValueError: A file is damaged, or not of these kinds, or its values are not finite; the
+            message says what it lacks.
     """
     path = Path(source)
+    origin, tensors, left_out = _read(path)
+    if pca is not None:
+        eigenvectors, means = load_pca(Path(pca))
+        size = len(tensors["fc2.bias"])
+        if len(means) != size:
+            raise ValueError(
+                f"Expected a PCA of the embeddings' size, {size}, got one of {len(means)} in "
+                f"{str(pca)!r}"
+            )
+        tensors |= {"postprocessor.eigenvectors": eigenvectors, "postprocessor.means": means}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = infer_config(shapes, postprocessor=pca is not None)
+    model = _build(replace(config, embedding_activation=embedding_activation), tensors, path)
+    is_google = (
+        embedding_activation == "none"
+        and pca is not None
+        and _is_published(Path(pca), GOOGLE_PCA)
+        and _is_published(path, GOOGLE_CHECKPOINT)
+    )
+    return ConvertedCheckpoint(model, origin, left_out, is_google)
+
+
+def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
+    """Read the network's tensors under our names, and a line for each other thing in the file."""
+    convert: Callable[[Any], Tensor] = from_torch
     if is_checkpoint(path):
-        variables = read_checkpoint(path)
-        table = recognize(variables)
-        tensors = {
-            ours: from_tensorflow(variables[theirs].read()) for theirs, ours in table.names.items()
-        }
-        shapes = {name: variables[name].shape for name in table.left_out}
-    elif not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint, there is no file {str(source)!r}")
+        found: dict[str, Any] = dict(read_checkpoint(path))
+        convert = _from_variable
     elif is_torch_file(path):
-        loaded = load_torch_file(path)
-        table = recognize(loaded)
-        tensors = {ours: torch.as_tensor(loaded[theirs]) for theirs, ours in table.names.items()}
-        shapes = {name: tuple(getattr(loaded[name], "shape", ())) for name in table.left_out}
-    else:
+        found = load_torch_file(path)
+    elif path.exists():
         raise ValueError(
             "Expected a TensorFlow checkpoint (V1 or V2), torchvggish's .pth or torchaudio's .pt, "
-            f"{str(source)!r} is none of them"
+            f"{str(path)!r} is none of them, or cut off"
         )
-    if pca is not None:
-        names = ("postprocessor.eigenvectors", "postprocessor.means")
-        tensors.update(zip(names, load_pca(Path(pca)), strict=True))
-    config = infer_config(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        postprocessor=pca is not None,
-    )
-    model = _build(replace(config, embedding_activation=embedding_activation), tensors, path)
-    left_out = tuple(f"{name} {shapes[name]}" for name in table.left_out)
-    return ConvertedCheckpoint(model, table.origin, left_out, _is_google(path))
+    else:
+        raise FileNotFoundError(f"Expected a checkpoint, there is no file {str(path)!r}")
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
+    origin = recognize(shapes)
+    check_dimensions({ours: shapes[theirs] for theirs, ours in NAMES[origin].items()})
+    # Popped, so that the memory of one is free before the next is converted.
+    tensors = {ours: convert(found.pop(theirs)) for theirs, ours in NAMES[origin].items()}
+    return origin, tensors, tuple(f"{name} {shapes[name]}" for name in sorted(found))
+
+
+def _from_variable(variable: CheckpointVariable) -> Tensor:
+    return from_tensorflow(variable.read())
 
 
 def _build(config: VGGishConfig, tensors: dict[str, Tensor], path: Path) -> VGGishModel:
     with torch.device("meta"):
         model = VGGishModel(config)
     assign_strictly(model, tensors, str(path))
+    # The extremes of a tensor with a NaN are NaN, and take no memory to find.
+    extremes = {name: torch.stack(torch.aminmax(tensor)) for name, tensor in tensors.items()}
+    damaged = [name for name, pair in extremes.items() if not pair.isfinite().all()]
+    if damaged:
+        raise ValueError(
+            f"Expected finite weights in {str(path)!r}, got NaN or infinity in {', '.join(damaged)}"
+        )
     return model.eval()
 
 
-def _is_google(path: Path) -> bool:
-    if not path.is_file():
+def _is_published(path: Path, published: PublishedFile) -> bool:
+    if not path.is_file() or path.stat().st_size != published.size:
         return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(_GOOGLE_WEIGHTS)
+        return hashlib.file_digest(file, "sha256").hexdigest() == published.sha256
 
 
 def save_converted(converted: ConvertedCheckpoint, folder: str | Path) -> None:
@@ -118,13 +158,19 @@ def save_converted(converted: ConvertedCheckpoint, folder: str | Path) -> None:
     folder = Path(folder)
     check_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+    parent = folder if folder.exists() else folder.parent
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as unfinished:
         content = Path(unfinished, "content")
         converted.model.save_pretrained(content)
         VGGishFeatureExtractor().save_pretrained(content)
         if converted.is_google:
             content.joinpath("README.md").write_bytes(_GOOGLE_CARD.read_bytes())
-        os.replace(content, folder)
+        if parent is not folder:
+            content.replace(folder)
+            return
+        # An empty folder may be a mount point or somebody's working directory: it must stay.
+        for path in content.iterdir():
+            path.replace(folder / path.name)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -140,16 +186,45 @@ def convert_google(embedding_activation: Activation = "none") -> ConvertedCheckp
         ValueError: What came has another SHA-256.
         OSError: The server cannot be reached.
     """
+    with _lock():
+        return _convert_google(embedding_activation)
+
+
+def _convert_google(embedding_activation: Activation) -> ConvertedCheckpoint:
     folder = cache_folder()
     checkpoint, pca = fetch(GOOGLE_CHECKPOINT, folder), fetch(GOOGLE_PCA, folder)
     return convert_checkpoint(checkpoint, pca=pca, embedding_activation=embedding_activation)
 
 
-def google_folder() -> Path:
-    """Find the converted published checkpoint in the cache, and make it the first time."""
+def _lock() -> FileLock:
+    """What one process at a time holds: two that fetch would write into the same file."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock")
+
+
+def google_folder(local_files_only: bool = False) -> Path:
+    """Find the converted published checkpoint in the cache, and make it the first time.
+
+    Args:
+        local_files_only: Do not make it.
+
+    Raises:
+        FileNotFoundError: It is not there, and was not to be made.
+        ValueError: What came has another SHA-256.
+        OSError: The server cannot be reached.
+    """
     folder = cache_folder() / f"google-{GOOGLE_CHECKPOINT.sha256[:8]}"
-    if not folder.is_dir():
-        save_converted(convert_google(), folder)
-        # 291 MB that nobody needs again
-        cache_folder().joinpath(GOOGLE_CHECKPOINT.name).unlink(missing_ok=True)
+    if folder.is_dir():
+        return folder
+    if local_files_only:
+        raise FileNotFoundError(
+            f"Expected the model 'google' in the cache, there is no {str(folder)!r}; load it once "
+            "without local_files_only and HF_HUB_OFFLINE"
+        )
+    with _lock():
+        if not folder.is_dir():  # still: another process may have made it meanwhile
+            save_converted(_convert_google("none"), folder)
+            # 291 MB that nobody needs again
+            cache_folder().joinpath(GOOGLE_CHECKPOINT.name).unlink(missing_ok=True)
     return folder

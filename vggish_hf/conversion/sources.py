@@ -1,13 +1,15 @@
 """The published checkpoints: where they lie, what they must hash to, and how they are fetched."""
 
+import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
+from huggingface_hub.constants import HF_ASSETS_CACHE
 from tqdm import tqdm
 
 _CHUNK_BYTES = 1 << 20
@@ -44,10 +46,8 @@ GOOGLE_PCA = PublishedFile(
 
 
 def cache_folder() -> Path:
-    """Where fetched files lie: `VGGISH_HF_CACHE`, or the system's cache folder."""
-    import pooch
-
-    return Path(os.environ.get("VGGISH_HF_CACHE") or pooch.os_cache("vggish_hf"))
+    """Where fetched files lie: `VGGISH_HF_CACHE`, or a folder beside the Hub's cache."""
+    return Path(os.environ.get("VGGISH_HF_CACHE") or Path(HF_ASSETS_CACHE, "vggish-hf"))
 
 
 def fetch(file: PublishedFile, folder: Path) -> Path:
@@ -62,56 +62,63 @@ def fetch(file: PublishedFile, folder: Path) -> Path:
 
     Raises:
         ValueError: What came has another size or SHA-256; it is thrown away.
-        OSError: The server cannot be reached or refuses; what came so far is kept.
+        OSError: The server cannot be reached, refuses or breaks off; what came so far is kept.
     """
-    import pooch
-
+    path = folder / file.name
+    if path.is_file() and _sha256(path) == file.sha256:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{file.name}.part"
-    path = pooch.retrieve(
-        file.url, f"sha256:{file.sha256}", file.name, folder, downloader=_resume(file, part)
-    )
-    return Path(path)
-
-
-def _resume(file: PublishedFile, part: Path) -> Callable[[str, Any, Any], None]:
-    """Make a downloader as pooch takes it, which collects the content in `part`."""
-
-    def download(url: str, output: Any, _pooch: Any) -> None:
-        have = part.stat().st_size if part.exists() else 0
-        if have > file.size:
-            part.unlink()
-            have = 0
-        if have < file.size:
-            _append(url, part, have, file.size)
-        # Whatever it is now, the next try starts anew: pooch compares the hash, and throws it away.
-        part.replace(output)
-
-    return download
-
-
-def _append(url: str, part: Path, have: int, size: int) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url} cannot be fetched: {error}") from error
-    with response:
-        resumed = response.status == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise OSError(f"{url} cannot be resumed: the server sent another range")
-        have = have if resumed else 0
-        with (
-            part.open("ab" if resumed else "wb") as output,
-            tqdm(
-                desc=part.stem, total=size, initial=have, unit="B", unit_scale=True, disable=None
-            ) as progress,
-        ):
-            while chunk := response.read(_CHUNK_BYTES):
-                have += len(chunk)
-                if have > size:
-                    output.truncate(0)
-                    raise ValueError(f"Expected {size} bytes from {url}, it sends more")
-                output.write(chunk)
-                progress.update(len(chunk))
-    if have < size:
-        raise OSError(f"{url} broke off after {have} of {size} bytes; the next try goes on there")
+        _append(file, part)
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{file.url} cannot be fetched: {error}") from error
+    size = part.stat().st_size
+    if size < file.size:
+        raise OSError(
+            f"{file.url} broke off after {size} of {file.size} bytes; the next try goes on there"
+        )
+    sha256 = _sha256(part)
+    if sha256 != file.sha256:
+        part.unlink()
+        raise ValueError(
+            f"Expected {file.size} bytes of SHA-256 {file.sha256} from {file.url}, got {size} of "
+            f"{sha256}, thrown away; try again, and then fetch and check the file by hand"
+        )
+    part.replace(path)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _append(file: PublishedFile, part: Path) -> None:
+    """Fetch what `part` lacks; where the server sends more than it should, not much of that."""
+    with part.open("ab") as output:
+        have = output.tell()
+        if have >= file.size:
+            return
+        request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"})
+        try:
+            response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                output.truncate(0)  # it belongs to another file
+            raise
+        with response:
+            if response.status != HTTPStatus.PARTIAL_CONTENT:  # all of it, from the start
+                output.truncate(0)
+                have = 0
+            with tqdm(
+                desc=file.name,
+                total=file.size,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+            ) as progress:
+                while have <= file.size and (chunk := response.read(_CHUNK_BYTES)):
+                    have += output.write(chunk)
+                    progress.update(len(chunk))

@@ -1,6 +1,8 @@
 """Read what torch or numpy saved, without running what a pickle asks for."""
 
+import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +10,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vggish_hf.conversion.state_dicts import from_torch
+
 _ZIP_MAGIC = b"PK\x03\x04"
 # How torch began its files before it saved zips: a pickled number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
-_EIGENVECTORS, _MEANS = "pca_eigen_vectors", "pca_means"
+_PCA_NAMES = ("pca_eigen_vectors", "pca_means")
 _MAX_PCA_BYTES = 1 << 24
 
 
 def is_torch_file(path: Path) -> bool:
     """Tell by content whether torch (or numpy, as .npz) saved a file."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        start = file.read(len(_LEGACY_MAGIC))
-    return start.startswith((_ZIP_MAGIC, _LEGACY_MAGIC))
+        return file.read(len(_LEGACY_MAGIC)).startswith((_ZIP_MAGIC, _LEGACY_MAGIC))
 
 
 def load_torch_file(path: Path) -> dict[str, Any]:
     """Read the dict that torch saved, of tensors or numpy arrays.
 
+    Args:
+        path: The file, a zip or of the format before.
+
     Raises:
         ValueError: The file is damaged, holds no dict, or needs more than tensors and arrays.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            packed = [info for info in archive.infolist() if info.compress_type]
-        # torch never compresses; what does could unpack to any size.
-        if packed:
-            raise ValueError(f"Expected a file that torch saved; {str(path)!r} is compressed")
-    reconstruct = np.empty(0).__reduce__()[0]  # the function in an array's pickle
-    array_types: list[Any] = [
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ("float32", "float64")),
-    ]
     try:
-        with torch.serialization.safe_globals(array_types):
+        _check_stored(path)
+        # Leaving the context takes away what was allowed before, too.
+        allowed = torch.serialization.get_safe_globals()
+        added = [kind for kind in _array_types() if kind not in allowed]
+        with torch.serialization.safe_globals(added):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may provoke any of them
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"torch cannot read {str(path)!r}: {reason[0]}") from error
+        raise ValueError(f"torch cannot read {str(path)!r}: {_reason(error)}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
@@ -58,45 +55,90 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def _check_stored(path: Path) -> None:
+    """Refuse a zip that unpacks to more than it has: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError("it is compressed, which nothing that torch saved is")
+
+
+def _array_types() -> list[Any]:
+    """What the pickle of a numpy array asks for, by the module's old and new name."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    return [
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(name)) for name in ("float32", "float64")),
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error, without torch's advice to load the file unsafely."""
+    text = str(error).strip()
+    if refused := re.search(r"GLOBAL (\S+)", text):
+        return f"it asks for {refused[1]}, which is no part of a tensor or an array"
+    return text.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or repr(error)
+
+
 def load_pca(path: Path) -> tuple[Tensor, Tensor]:
     """Read the post-processor's parameters: the original .npz, or torchvggish's .pth.
 
+    Args:
+        path: The file; its content tells which it is.
+
     Returns:
-        The eigenvectors (size, size) and the means (size,), float32.
+        The eigenvectors (size, size) and the means (size,), float32, which holds the published
+        values exactly.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file is neither, or its shapes or values make no PCA.
     """
-    members: dict[str, int] = {}
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info.file_size for info in archive.infolist()}
-    if {f"{_EIGENVECTORS}.npy", f"{_MEANS}.npy"} <= members.keys():
-        if sum(members.values()) > _MAX_PCA_BYTES:
-            raise ValueError(f"Expected a PCA of at most 16 MiB, {str(path)!r} unpacks to more")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                values = {name: archive[name] for name in (_EIGENVECTORS, _MEANS)}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"numpy cannot read {str(path)!r}: {error}") from error
-    elif is_torch_file(path):
-        values = load_torch_file(path)
-    else:
-        raise ValueError(f"Expected a PCA as .npz or .pth, {str(path)!r} is neither")
-    if not {_EIGENVECTORS, _MEANS} <= values.keys():
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a PCA as .npz or .pth, there is no file {str(path)!r}")
+    values = _load_npz(path) or (load_torch_file(path) if is_torch_file(path) else {})
+    if not values.keys() >= set(_PCA_NAMES):
         raise ValueError(
-            f"Expected {_EIGENVECTORS!r} and {_MEANS!r} in {str(path)!r}, found "
-            f"{', '.join(map(repr, values)) or 'nothing'}"
+            f"Expected a PCA as .npz or .pth, with {_PCA_NAMES[0]!r} and {_PCA_NAMES[1]!r}, "
+            f"{str(path)!r} is none"
         )
-    eigenvectors = torch.as_tensor(values[_EIGENVECTORS])
-    means = torch.as_tensor(values[_MEANS]).flatten()
+    eigenvectors, means = (_finite(values[name], name, path) for name in _PCA_NAMES)
+    means = means.flatten()
     if eigenvectors.shape != (len(means), len(means)):
         raise ValueError(
             f"Expected eigenvectors (size, size) and means (size,) in {str(path)!r}, got "
             f"{tuple(eigenvectors.shape)} and {tuple(means.shape)}"
         )
-    if not eigenvectors.is_floating_point() or not all(
-        torch.isfinite(values).all() for values in (eigenvectors, means)
-    ):
-        raise ValueError(f"Expected finite floats in {str(path)!r}")
-    return eigenvectors.float(), means.float()
+    return eigenvectors, means
+
+
+def _load_npz(path: Path) -> Mapping[str, Any]:
+    """Read the two arrays of an .npz; nothing if it is something else."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if not sizes.keys() >= {f"{name}.npy" for name in _PCA_NAMES}:
+            return {}
+        if sum(sizes.values()) > _MAX_PCA_BYTES:
+            raise ValueError("it unpacks to more than 16 MiB")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in _PCA_NAMES}
+    except Exception as error:  # a damaged zip may provoke any of them
+        raise ValueError(f"numpy cannot read {str(path)!r}: {_reason(error)}") from error
+
+
+def _finite(value: Any, name: str, path: Path) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        value = torch.from_numpy(value.astype(np.float32))
+    if isinstance(value, Tensor) and value.is_floating_point():
+        tensor = from_torch(value).float()
+        if tensor.isfinite().all():
+            return tensor
+    raise ValueError(f"Expected {name!r} of finite floats in {str(path)!r}")

@@ -1,6 +1,5 @@
 """The front end as a module that composes with torchaudio's transforms."""
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,9 @@ from vggish_hf.feature_extraction.resampling import (
     resample,
     resample_blocks,
 )
+
+# What its config calls it, subclasses included: they read each other's.
+_TYPE = "VGGishFeatureExtractor"
 
 
 class VGGishFeatureExtractor(nn.Module):
@@ -128,13 +130,16 @@ class VGGishFeatureExtractor(nn.Module):
         Raises:
             FileNotFoundError: There is no such folder, or it lacks the file.
             ValueError: The file has keys that the config does not know, or values it refuses.
+            TypeError: There is no such option.
         """
-        path = hub.find_file(pretrained_model_name_or_path, hub.FEATURE_CONFIG_NAME, options)
+        files = (hub.FEATURE_CONFIG_NAME,)
+        folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
+        path = folder / hub.FEATURE_CONFIG_NAME
         values = hub.read_json(path)
-        kind = values.pop("feature_extractor_type", cls.__name__)
-        if kind != cls.__name__:
+        kind = values.pop("feature_extractor_type", _TYPE)
+        if kind != _TYPE:
             raise ValueError(
-                f"Expected the config of a {cls.__name__} in {str(path)!r}, got that of a {kind!r}"
+                f"Expected the config of a {_TYPE} in {str(path)!r}, got that of a {kind!r}"
             )
         return cls(VGGishFeatureConfig.from_dict(values))
 
@@ -142,7 +147,7 @@ class VGGishFeatureExtractor(nn.Module):
         """Write preprocessor_config.json into a folder, which is made if need be."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        values = {"feature_extractor_type": type(self).__name__, **asdict(self.config)}
+        values = {"feature_extractor_type": _TYPE, **asdict(self.config)}
         hub.write_json(folder / hub.FEATURE_CONFIG_NAME, values)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
@@ -155,9 +160,7 @@ class VGGishFeatureExtractor(nn.Module):
         Returns:
             The commit's address.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return hub.push_folder(Path(folder), repo_id, **options)
+        return hub.push(self.save_pretrained, repo_id, **options)
 
     def extra_repr(self) -> str:
         """Show the config in the module's `repr`."""

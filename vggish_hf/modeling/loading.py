@@ -1,10 +1,16 @@
-"""Loading weights so that nothing is ever left random."""
+"""Weights from and to safetensors files, so that nothing is ever left random."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+
+# What the network computes in; 8-bit floats, for one, are storage alone.
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:
@@ -12,7 +18,8 @@ def load_strictly(model: nn.Module, path: Path) -> None:
 
     Args:
         model: The model, whose tensors are on the meta device.
-        path: The file; it stays mapped into memory as long as its tensors are used.
+        path: The file; it stays mapped into memory as long as its tensors are used, privately:
+            what becomes of the tensors does not reach the file.
 
     Raises:
         ValueError: The file is no safetensors file, or its names and shapes are not exactly the
@@ -28,9 +35,14 @@ def load_strictly(model: nn.Module, path: Path) -> None:
 def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> None:
     """Give every tensor of a model built on the meta device its value from a dict.
 
+    Args:
+        model: The model, whose tensors are on the meta device.
+        found: The values by name; they are not copied.
+        origin: Where they come from, for the message.
+
     Raises:
-        ValueError: The names and shapes are not exactly the model's; the message names `origin` and
-            lists every one that differs.
+        ValueError: The names and shapes are not exactly the model's; the message lists every one
+            that differs.
     """
     problems = compare_state_dicts(model.state_dict(), found)
     if problems:
@@ -39,21 +51,46 @@ def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> 
     model.load_state_dict(found, strict=True, assign=True)
 
 
-def compare_state_dicts(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def compare_state_dicts(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """Say in one line each which tensors are missing, unexpected, misshapen or not floats."""
     problems = []
     for name, tensor in expected.items():
         shape = tuple(tensor.shape)
         if name not in found:
             problems.append(f"missing    {name}: expected {shape}")
-        elif found[name].shape != tensor.shape:
-            got = tuple(found[name].shape)
+            continue
+        got, dtype = tuple(found[name].shape), found[name].dtype
+        if got != shape:
             problems.append(f"misshapen  {name}: expected {shape}, found {got}")
-        elif not found[name].is_floating_point():
-            problems.append(f"mistyped   {name}: expected floats, found {found[name].dtype}")
+        elif dtype not in _DTYPES:
+            problems.append(f"mistyped   {name}: expected {shape} of float, found {got} of {dtype}")
     problems.extend(
         f"unexpected {name}: found {tuple(tensor.shape)}"
         for name, tensor in found.items()
         if name not in expected
     )
     return problems
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        tensors: The values by name, in any memory layout.
+        path: The file. The tensors may be mapped from it, so it is replaced, never overwritten.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        safetensors.torch.save_file(contiguous, unfinished, metadata={"format": "pt"})
+        unfinished.chmod(mode)  # it comes readable for the owner alone, whatever the umask says
+        unfinished.replace(path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

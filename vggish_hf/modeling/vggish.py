@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-import safetensors.torch
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 from vggish_hf import hub
 from vggish_hf.configuration import VGGishConfig
-from vggish_hf.modeling.loading import load_strictly
+from vggish_hf.modeling.loading import load_strictly, save_tensors
 from vggish_hf.modeling.postprocessor import VGGishPostprocessor
 
 _MODEL_CARD = """\
@@ -81,10 +80,10 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         self.fc1_2 = nn.Linear(config.hidden_size, config.hidden_size)
         self.fc2 = nn.Linear(config.hidden_size, config.embedding_size)
         size = config.embedding_size
+        # torch.eye would do, but on the meta device, where models are loaded, imports sympy first.
+        identity = torch.zeros(size, size).fill_diagonal_(1)
         self.postprocessor = (
-            VGGishPostprocessor(torch.eye(size), torch.zeros(size))
-            if config.postprocessor
-            else None
+            VGGishPostprocessor(identity, torch.zeros(size)) if config.postprocessor else None
         )
         self._config = config
 
@@ -171,33 +170,67 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
             FileNotFoundError: There is no such folder, or it lacks a file.
             ValueError: The config has unknown keys or refused values, or the weights' names or
                 shapes are not those of the config; every one of them is listed.
+            TypeError: There is no such option.
         """
-        config_path = hub.find_file(pretrained_model_name_or_path, hub.CONFIG_NAME, options)
-        config = VGGishConfig.from_dict(hub.read_json(config_path))
-        weights_path = hub.find_file(pretrained_model_name_or_path, hub.WEIGHTS_NAME, options)
+        files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME)
+        folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
+        config = VGGishConfig.from_dict(hub.read_json(folder / hub.CONFIG_NAME))
         with torch.device("meta"):
             model = cls(config)
-        load_strictly(model, weights_path)
+        load_strictly(model, folder / hub.WEIGHTS_NAME)
         return model.to(device=device, dtype=dtype).eval()
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Unpack[hub.PushOptions],
+    ) -> str | None:
         """Write config.json, model.safetensors and, where there is none, README.md.
 
         Args:
             save_directory: The folder; made if need be.
-            **kwargs: As in `huggingface_hub.ModelHubMixin.save_pretrained`, such as `repo_id` and
-                `push_to_hub`.
+            push_to_hub: Whether to upload the model too.
+            repo_id: The repository to upload to; without it, one named as the folder.
+            **options: How to upload, see `PushOptions`.
+
+        Returns:
+            The commit's address where there is one.
+
+        Raises:
+            OSError: The folder cannot be written to.
+            ValueError: The post-processor takes embeddings of another size.
         """
-        return super().save_pretrained(save_directory, **kwargs)
+        size = self.config.embedding_size
+        if self.postprocessor is not None and len(self.postprocessor.means) != size:
+            raise ValueError(
+                f"Expected a post-processor of the embeddings' size, {size}, got one of "
+                f"{len(self.postprocessor.means)}; such a model could not be loaded"
+            )
+        super().save_pretrained(save_directory)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         hub.write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        path = save_directory / hub.WEIGHTS_NAME
-        # Under another name first: the tensors may be mapped from the very file.
-        unfinished = path.with_suffix(".unfinished")
-        safetensors.torch.save_file(tensors, unfinished, metadata={"format": "pt"})
-        unfinished.replace(path)
+        save_tensors(self.state_dict(), save_directory / hub.WEIGHTS_NAME)
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, **options: Unpack[hub.PushOptions]
+    ) -> str:
+        """Upload config.json, model.safetensors and, where there is none, README.md.
+
+        Args:
+            repo_id: The repository, `org/name`; made if need be.
+            **options: See `PushOptions`.
+
+        Returns:
+            The address of the one commit.
+        """
+        return hub.push(self.save_pretrained, repo_id, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that is saved as README.md; it claims nothing of the weights' origin."""
