@@ -194,14 +194,14 @@ def _open_encoded(file: Path | _Content) -> AudioStream:
     if isinstance(file, _Content):
         file.seek(0)
     try:
-        from torchcodec.decoders import AudioDecoder  # type: ignore[attr-defined]
+        from torchcodec.decoders import AudioDecoder
     except (ImportError, OSError, RuntimeError):
         raise AudioError(
             f"libsndfile cannot open it ({reason}); other containers (m4a, mp4, webm) need the "
             "extra `video` and FFmpeg: pip install 'vggish-hf[video]'"
         ) from None
     try:
-        return _from_torchcodec(AudioDecoder(file))  # type: ignore[arg-type]
+        return _from_torchcodec(AudioDecoder(file))
     except (RuntimeError, ValueError):
         raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
 
