@@ -71,7 +71,9 @@ def test_feature_config_refuses(values, message):
     ("values", "message"),
     [
         ({"conv_channels": (1, 2)}, "six `conv_channels`"),
-        ({"hidden_size": 0}, "positive sizes"),
+        ({"conv_channels": 5}, "six `conv_channels`, got 5"),
+        ({"hidden_size": 0}, "sizes from 1 to 65536"),
+        ({"hidden_size": 10**10}, "sizes from 1 to 65536"),
         ({"embedding_activation": "gelu"}, "one of 'none', 'relu', got 'gelu'"),
         ({"num_frames": 100}, "multiples of 16"),
         ({"postprocessor": 1}, "`postprocessor` to be a bool, got 1"),

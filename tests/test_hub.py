@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -322,7 +323,7 @@ class TestFetching:
 
     def test_the_default_cache(self, repository, hub):
         VGGishModel.from_pretrained(repository)
-        folder = Path(os.environ["HF_HOME"], "hub", f"models--{repository.replace('/', '--')}")
+        folder = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
         assert list(folder.rglob("model.safetensors"))
         hub.requests.clear()
         VGGishModel.from_pretrained(repository)

@@ -11,6 +11,9 @@ from typing import Any, Literal, Self, get_args
 Padding = Literal["none", "short", "tail"]
 Activation = Literal["none", "relu"]
 
+# Sixteen times the largest of the original: a config from elsewhere must not fill the memory.
+_MAX_SIZE = 1 << 16
+
 
 def check_choice(name: str, value: str, choices: Any) -> None:
     """Raise ValueError unless `value` is one of the strings of the `Literal` type `choices`."""
@@ -200,6 +203,8 @@ class VGGishConfig(_FromDict):
     num_mel_bins: int = VGGishFeatureConfig().num_mel_bins
 
     def __post_init__(self) -> None:
+        if not isinstance(self.conv_channels, (tuple, list)):
+            raise ValueError(f"Expected six `conv_channels`, got {self.conv_channels!r}")
         # JSON knows no tuples.
         object.__setattr__(self, "conv_channels", tuple(self.conv_channels))
         check_choice("embedding_activation", self.embedding_activation, Activation)
@@ -211,9 +216,11 @@ class VGGishConfig(_FromDict):
             self.num_mel_bins,
         )
         if len(self.conv_channels) != 6 or not all(
-            isinstance(size, int) and size > 0 for size in sizes
+            isinstance(size, int) and 0 < size <= _MAX_SIZE for size in sizes
         ):
-            raise ValueError(f"Expected six `conv_channels` and positive sizes, got {self!r}")
+            raise ValueError(
+                f"Expected six `conv_channels`, and sizes from 1 to {_MAX_SIZE}, got {self!r}"
+            )
         if self.num_frames % 16 or self.num_mel_bins % 16:
             raise ValueError(
                 "Expected `num_frames` and `num_mel_bins` to be multiples of 16 (four poolings), "
