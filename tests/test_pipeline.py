@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -179,8 +180,9 @@ def test_a_bad_clip_raises_or_is_reported(pipe, clips, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF....WAVE")
     inputs = [clips[0], broken, clips[1], (torch.full((99_999,), torch.nan), 16_000), clips[4]]
-    with pytest.raises(AudioError, match="libsndfile"):
+    with pytest.raises(AudioError, match="libsndfile") as raised:
         list(pipe.stream(inputs))
+    assert raised.value.__notes__ == [f"in input 1 ({broken})"]
     reported = []
     outputs = list(pipe.stream(inputs, on_error=lambda *found: reported.append(found)))
     assert [out.index for out in outputs] == [0, 2, 4]
@@ -192,6 +194,12 @@ def test_a_bad_clip_raises_or_is_reported(pipe, clips, tmp_path):
         (3, True),
     ]
     assert "finite" in str(reported[1][2])
+
+
+def test_what_the_network_raises_is_no_clip_s_fault(pipe, clips):
+    pipe.model._config = dataclasses.replace(pipe.model.config, num_mel_bins=32)
+    with pytest.raises(ValueError, match="Expected examples of shape"):
+        list(pipe.stream(clips, on_error=lambda *_: pytest.fail("a clip was blamed")))
 
 
 def test_a_clip_that_breaks_off_gives_no_rows(pipe, generator):

@@ -1,6 +1,7 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -220,22 +221,29 @@ class VGGishPipeline:
         on_error: ErrorHandler | None,
     ) -> Iterator[VGGishOutput]:
         batcher = Batcher(partial(self._embed, postprocess=postprocess), batch_size)
-        parts_of = prefetch(
-            enumerate(inputs), self._features, num_workers=num_workers, depth=_WAITING_PARTS
-        )
-        for (index, source), parts in parts_of:
-            batcher.start(index)
+
+        def read(index: int, source: AudioSource, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+            # Only what reading raises is the clip's fault; what the network raises is not.
             try:
-                for part in parts:
-                    batcher.add(part)
-                    yield from self._outputs(batcher, postprocess)
+                yield from parts
             except (ValueError, OSError, TypeError) as error:
                 if on_error is None:
+                    name = f" ({source})" if isinstance(source, (str, os.PathLike)) else ""
+                    error.add_note(f"in input {index}{name}")
                     raise
                 on_error(index, source, error)
                 batcher.discard()
             else:
                 batcher.end()
+
+        parts_of = prefetch(
+            enumerate(inputs), self._features, num_workers=num_workers, depth=_WAITING_PARTS
+        )
+        for (index, source), parts in parts_of:
+            batcher.start(index)
+            for part in read(index, source, parts):
+                batcher.add(part)
+                yield from self._outputs(batcher, postprocess)
             yield from self._outputs(batcher, postprocess)
         batcher.flush()
         yield from self._outputs(batcher, postprocess)
