@@ -112,10 +112,15 @@ def log_mel_spectrogram(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor
     Returns:
         (..., frames, num_mel_bins) with `frames = 1 + (time - window) // hop`.
     """
-    window = hann_window(config.window_length, waveform.dtype, waveform.device)
+    # The transform is in double precision: in single, what a loud tone leaves in the silent bins is
+    # a thousand times the rounding of the result. MPS has no float64.
+    precision = torch.float32 if waveform.device.type == "mps" else torch.float64
+    window = hann_window(config.window_length, precision, waveform.device)
     filters = mel_filterbank(config, waveform.dtype, waveform.device)
     frames = waveform.unfold(-1, config.window_length, config.hop_length)
-    magnitude = torch.fft.rfft(frames * window, config.fft_length).abs()
+    spectrum = torch.fft.rfft(frames * window, config.fft_length)
+    single = waveform.dtype == torch.float32
+    magnitude = spectrum.to(torch.complex64 if single else torch.complex128).abs()
     return torch.log(magnitude @ filters + config.log_offset)
 
 
