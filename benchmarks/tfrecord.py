@@ -1,29 +1,31 @@
 """Read, verify and parse the released AudioSet embeddings: records a second.
 
-    python -m benchmarks.tfrecord ../shared/data/audioset/bal_train.tar
-
 We run on one thread. Where TensorFlow is importable it takes turns with us, in its fastest way
 (batches of 512) and in its plain one (a record at a time), its thread pools set to one thread
 each, beside which it has threads of its own: hence the column of processor time. Then every record
 is compared.
 """
 
-import argparse
 import os
-import platform
 import statistics
-import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from benchmarks import describe_machine
 from vggish_hf.audioset.sequence_example import AudioSetRecord, parse_audioset
 from vggish_hf.audioset.tfrecord import RecordReader
+
+ROOT = Path(__file__).parents[1]
+PASSES = 9
 
 Candidate = Callable[[list[str]], Iterator[Any]]
 
@@ -41,8 +43,8 @@ def read_and_parse(paths: list[str]) -> Iterator[AudioSetRecord]:
             yield parse_audioset(data)
 
 
-def tensorflow_ways() -> tuple[Candidate, Candidate]:
-    """Return TensorFlow's ways: by the batch, and a record at a time."""
+def tensorflow_ways() -> tuple[Candidate, Candidate, ModuleType]:
+    """Return TensorFlow's ways, by the batch and a record at a time, and TensorFlow."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import tensorflow as tf
@@ -73,7 +75,7 @@ def tensorflow_ways() -> tuple[Candidate, Candidate]:
             features, rows = tf.io.parse_single_sequence_example(data, context, lists)
             yield features, tf.io.decode_raw(rows["audio_embedding"], tf.uint8)
 
-    return by_batch, by_record
+    return by_batch, by_record, tf
 
 
 def count_differences(by_record: Candidate, paths: list[str]) -> int:
@@ -97,58 +99,48 @@ def count_differences(by_record: Candidate, paths: list[str]) -> int:
     )
 
 
-def machine() -> str:
-    """Name the processor, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+@contextmanager
+def audioset_folder() -> Iterator[Path]:
+    """Give a folder of released files: all that the shared data have, or the few of the tests."""
+    archives = sorted((ROOT.parent / "shared/data/audioset").glob("*.tar"))
+    if not archives:
+        yield ROOT / "tests/data/audioset"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+        yield Path(folder)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archives", nargs="+", help="tar files of the release")
-    parser.add_argument("--passes", type=int, default=9, help="passes over the records")
-    arguments = parser.parse_args()
     candidates: dict[str, Candidate] = {"read": read, "read and parse": read_and_parse}
-    packages = ["numpy", "google-crc32c"]
+    modules: list[ModuleType] = [np]
     if find_spec("tensorflow"):
-        by_batch, by_record = tensorflow_ways()
+        by_batch, by_record, tensorflow = tensorflow_ways()
         candidates |= {"TensorFlow, batches": by_batch, "TensorFlow, one by one": by_record}
-        packages.append("tensorflow")
-    with tempfile.TemporaryDirectory() as folder:
-        for archive in arguments.archives:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        paths = sorted(map(str, Path(folder).rglob("*.tfrecord")))
+        modules.append(tensorflow)
+    with audioset_folder() as folder:
+        paths = sorted(map(str, folder.rglob("*.tfrecord")))
         records = sum(1 for _ in read(paths))
         rates: dict[str, list[float]] = {name: [] for name in candidates}
         processor_time: dict[str, list[float]] = {name: [] for name in candidates}
-        for _ in range(arguments.passes):
+        for _ in range(PASSES):
             for name, candidate in candidates.items():
                 start, start_processor = time.perf_counter(), time.process_time()
                 for _ in candidate(paths):
                     pass
                 rates[name].append(records / (time.perf_counter() - start))
                 processor_time[name].append((time.process_time() - start_processor) / records)
-        versions = ", ".join(f"{name} {version(name)}" for name in packages)
-        lines = [
-            f"{machine()}; Python {platform.python_version()}, {versions}",
-            f"{records} records in {len(paths)} files; records/s, {arguments.passes} passes",
-            f"{'':24}{'best':>10}{'median':>10}{'CPU us/record':>16}",
-        ]
+        print(describe_machine("python -m benchmarks tfrecord", *modules))
+        print(f"{records:,} records in {len(paths):,} files; records/s, {PASSES} passes\n")
+        print(f"{'':24}{'best':>10}{'median':>10}{'CPU us/record':>16}")
         for name, measured in rates.items():
-            microseconds = 1e6 * statistics.median(processor_time[name])
-            lines.append(
-                f"{name:24}{max(measured):10,.0f}{statistics.median(measured):10,.0f}"
-                f"{microseconds:16.1f}"
-            )
+            figures = f"{max(measured):10,.0f}{statistics.median(measured):10,.0f}"
+            print(f"{name:24}{figures}{1e6 * statistics.median(processor_time[name]):16.1f}")
         if find_spec("tensorflow"):
-            lines.append(
-                f"records that TensorFlow reads otherwise: {count_differences(by_record, paths)}"
-            )
-    sys.stdout.write("\n".join(lines) + "\n")
+            print(f"records that TensorFlow reads otherwise: {count_differences(by_record, paths)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ PACKAGE = Path(vggish_hf.__file__).parent
 
 # The lowest first: a module may import from its own layer and from those below.
 LAYERS = [
-    {"_crc32c", "_protobuf", "configuration", "assets"},
+    {"_crc32c", "_files", "_protobuf", "configuration", "assets"},
     {"hub"},
     {"feature_extraction", "modeling"},
     {"conversion", "audio", "_prefetch", "_batching"},

@@ -8,7 +8,6 @@
 """
 
 import json
-import secrets
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from vggish_hf._files import unfinished_file
 from vggish_hf.audioset.sequence_example import encode_sequence_example
 from vggish_hf.audioset.tfrecord import RecordWriter
 from vggish_hf.pipeline import VGGishOutput
@@ -52,17 +52,6 @@ def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -
         ],
         metadata={METADATA_KEY: provenance},
     )
-
-
-@contextmanager
-def unfinished_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which becomes `path` unless an exception leaves."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

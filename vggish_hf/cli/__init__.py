@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from huggingface_hub.errors import HfHubHTTPError
 
 import vggish_hf
-from vggish_hf.cli import convert, demo, embed, info, push
+from vggish_hf.cli import audioset, convert, demo, embed, info, push
 
 _EPILOG = """\
 examples:
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vggish-hf {vggish_hf.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (embed, convert, info, push, demo):
+    for command in (embed, convert, info, push, audioset, demo):
         command.add_parser(commands)
     return parser
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:
-        print("vggish-hf: interrupted, nothing is left behind", file=sys.stderr)
+        print("vggish-hf: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
         print(f"vggish-hf: error: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)

@@ -71,7 +71,8 @@ class VGGishPostprocessor(nn.Module):
         centred = embeddings - self.means.to(dtype)
         return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
 
-    def quantize(self, whitened: Tensor) -> Tensor:
+    @staticmethod
+    def quantize(whitened: Tensor) -> Tensor:
         """Map [-2, 2] onto 0 to 255, truncating: (...) to (...) of uint8.
 
         Raises:
@@ -82,7 +83,8 @@ class VGGishPostprocessor(nn.Module):
         steps = (whitened + _CLIP) * (_STEPS / (2 * _CLIP))
         return steps.clamp(0, _STEPS).to(torch.uint8)
 
-    def dequantize(self, quantized: Tensor) -> Tensor:
+    @staticmethod
+    def dequantize(quantized: Tensor) -> Tensor:
         """Map uint8 onto the middles of its steps in [-2, 2]: (...) to (...) of float32.
 
         Raises:

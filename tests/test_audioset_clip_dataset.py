@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from clip_sources import AUDIO, IDS, SPEECH, write_csv, write_folder
+
+from vggish_hf import VGGishFeatureExtractor
+from vggish_hf.audio import AudioError, load_audio
+from vggish_hf.audioset import AudioSetClips, AudioSetClipsDataset
+
+OGG = AUDIO / "librosa__198-209-0000.ogg"  # 13.9 s, 22.05 kHz
+
+
+@pytest.fixture
+def split(tmp_path):
+    files = {f"{IDS[0]}.wav": SPEECH, f"{IDS[1]}.ogg": OGG.read_bytes()}
+    folder = write_folder(tmp_path / "audio", files)
+    csv = write_csv(tmp_path / "eval_segments.csv", {IDS[0]: (0, 4), IDS[1]: (2, 12)})
+    builder = AudioSetClips(csv, folder, cache_dir=tmp_path / "cache")
+    builder.download_and_prepare()
+    return builder.as_dataset(split="eval")
+
+
+def test_clips_are_waveforms(split):
+    dataset = AudioSetClipsDataset(split)
+    assert len(dataset) == 2
+    first, second = dataset[0], dataset[1]
+    assert first["video_id"] == IDS[0]
+    assert (first["start_time_seconds"], first["end_time_seconds"]) == (0.0, 4.0)
+    assert first["waveform"].equal(load_audio(SPEECH)[0])
+    assert first["target"].nonzero().flatten().tolist() == [0, 451]
+    assert first["target"].shape == (527,)
+    assert second["waveform"].shape == (160_000,)  # resampled
+    assert VGGishFeatureExtractor()(second["waveform"]).shape == (10, 96, 64)
+
+
+def test_another_rate(split):
+    waveform = AudioSetClipsDataset(split, sampling_rate=22_050)[1]["waveform"]
+    whole, rate = load_audio(OGG)
+    assert np.array_equal(waveform, whole[2 * rate : 12 * rate])
+
+
+def test_clips_of_one_length_make_batches(split):
+    loader = torch.utils.data.DataLoader(AudioSetClipsDataset(split, seconds=6), batch_size=2)
+    (batch,) = loader
+    assert batch["waveform"].shape == (2, 96_000)
+    assert batch["target"].shape == (2, 527)
+    assert batch["video_id"] == list(IDS[:2])
+    assert batch["waveform"][0, 64_000:].eq(0).all()
+    assert batch["waveform"][0, :64_000].equal(load_audio(SPEECH)[0])
+    whole = AudioSetClipsDataset(split)[1]["waveform"]
+    assert batch["waveform"][1].equal(whole[:96_000])
+
+
+def test_selected_and_shuffled_splits(split):
+    dataset = AudioSetClipsDataset(split.select([1]))
+    assert [clip["video_id"] for clip in dataset] == [IDS[1]]
+    with pytest.raises(IndexError):
+        dataset[1]
+
+
+def test_a_clip_that_cannot_be_decoded_is_named(split, tmp_path):
+    (tmp_path / "audio" / f"{IDS[0]}.wav").write_bytes(b"no audio")
+    with pytest.raises(AudioError, match=f"{IDS[0]}: .*cannot open|{IDS[0]}: neither"):
+        AudioSetClipsDataset(split)[0]
+
+
+def test_other_datasets_are_refused(split):
+    with pytest.raises(ValueError, match=r"Expected the columns .* got for `labels` None"):
+        AudioSetClipsDataset(split.remove_columns("labels"))
+    with pytest.raises(ValueError, match=r"Expected a datasets\.Dataset, got IterableDataset"):
+        AudioSetClipsDataset(split.to_iterable_dataset())

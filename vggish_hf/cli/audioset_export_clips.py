@@ -1,0 +1,89 @@
+"""`vggish-hf audioset export-clips`: a segments CSV and audio in, a Hub-ready folder out."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vggish_hf.audioset.clip_shards import ClipSplit
+
+_EPILOG = """\
+AUDIO is a folder (searched recursively) of audio files, tar archives or Parquet files with the
+columns `video_id` and `audio`, or one archive. Files are named ID, YID, ID_START_END or
+YID_START_END, in seconds or milliseconds. A file that is the whole video is cut.
+
+examples:
+  vggish-hf audioset export-clips eval_segments.csv audio/ -o audioset/
+  vggish-hf audioset export-clips balanced_train_segments.csv bal.tar -o audioset/ --push org/clips
+
+then, anywhere:
+  datasets.load_dataset("audioset/", "clips", split="eval")
+
+After an interruption the same command goes on: what is finished is not made again.
+
+exit code: 0 all clips of the CSV exported, 1 some were left out (DIR/left_out_clips_SPLIT.csv lists
+them), 2 a usage error
+"""
+_SHOWN = 20
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "export-clips",
+        help="export audio clips to a folder that load_dataset opens",
+        description="Write the audio of AudioSet's clips, with their labels, as Parquet, with a "
+        "README.md that tells `datasets` what is where.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("segments", metavar="CSV", help="one of AudioSet's segments CSVs")
+    parser.add_argument("audio", metavar="AUDIO", help="folder or archive of audio files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--split", help="name of the split (default: by the CSV's name)")
+    parser.add_argument(
+        "--file-clips",
+        type=int,
+        default=512,
+        metavar="N",
+        help="clips that make up one Parquet file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="clips decoded at once (default: %(default)s)"
+    )
+    parser.add_argument("--push", metavar="ORG/NAME", help="data set to upload it to, on the Hub")
+    parser.add_argument("--revision", help="branch to upload to (default: main)")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    from vggish_hf.audioset.clip_export import CONFIG, export_clips
+    from vggish_hf.audioset.hub_folder import push_config
+    from vggish_hf.audioset.segments import split_of
+
+    split = args.split or split_of(args.segments)
+    exported = export_clips(
+        args.segments,
+        args.audio,
+        args.output,
+        split=split,
+        file_clips=args.file_clips,
+        num_workers=args.workers,
+    )
+    print_split(split, exported, f"{args.output / CONFIG}/{split}-*.parquet")
+    if args.push:
+        private = args.private or None
+        print(push_config(args.output, CONFIG, args.push, revision=args.revision, private=private))
+    return 1 if exported.left_out else 0
+
+
+def print_split(name: str, split: "ClipSplit", where: str) -> None:
+    """Tell what was written, and what was left out: of many, some, and where the others stand."""
+    for entry in split.left_out[:_SHOWN]:
+        print(f"left out: {': '.join(filter(None, entry))}", file=sys.stderr)
+    if len(split.left_out) > _SHOWN:
+        print(f"left out: {len(split.left_out) - _SHOWN} more, see {split.report}", file=sys.stderr)
+    print(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} left out")
