@@ -22,6 +22,7 @@ from vggish_hf.audioset.segments import Segment
 
 SEGMENTS = {video_id: Segment(video_id, 30.0, 40.0, (0,)) for video_id in IDS}
 FILES = {f"{video_id}.wav": video_id.encode() * 100 for video_id in IDS}
+ENCODED = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 
 video_ids = st.text("-_Y0123456789azAZ", min_size=11, max_size=11)
 seconds = st.integers(0, 20_000)
@@ -180,7 +181,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     found = contents(write_parquet(tmp_path / "x.parquet", files))
     assert found == {
         IDS[0]: bytes(1000),
-        IDS[1]: f"{IDS[1]}: it has 1001 bytes, at most 1000 are read",
+        IDS[1]: f"{IDS[1]}.wav: it has 1001 bytes, at most 1000 are read",
     }
     found = contents(write_tar(tmp_path / "x.tar", {f"{k}.wav": v for k, v in files.items()}))
     assert found[IDS[0]] == bytes(1000)
@@ -209,7 +210,7 @@ def test_a_table_is_read_where_it_is_asked_for(tmp_path):
 
 def test_a_path_in_a_table_is_not_followed(tmp_path):
     (tmp_path / "secret.wav").write_bytes(b"secret")
-    audio = [{"bytes": None, "path": str(tmp_path / "secret.wav")}, None]
+    audio = pa.array([{"bytes": None, "path": str(tmp_path / "secret.wav")}, None], ENCODED)
     pq.write_table(pa.table({"video_id": IDS[:2], "audio": audio}), tmp_path / "x.parquet")
     reason = "the table holds no bytes of it, and a path in a table is not followed"
     assert contents(tmp_path / "x.parquet") == {
@@ -229,11 +230,11 @@ def test_a_path_in_a_table_is_not_followed(tmp_path):
     ],
 )
 def test_of_a_path_in_a_table_the_ending_is_kept(tmp_path, path, name):
-    audio = [{"bytes": b"x", "path": path}]
-    schema = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-    table = pa.table({"video_id": ["ddddddddddd"], "audio": pa.array(audio, schema)})
+    audio = pa.array([{"bytes": b"x", "path": path}], ENCODED)
+    table = pa.table({"video_id": ["ddddddddddd"], "audio": audio})
     pq.write_table(table, tmp_path / "x.parquet")
-    (file,) = read_clip_files(tmp_path / "x.parquet", SEGMENTS)
+    files = read_clip_files(tmp_path / "x.parquet", SEGMENTS)
+    file = next(files)
     assert (file.name, file.load()) == (name, b"x")
 
 

@@ -132,6 +132,21 @@ def test_a_name_that_is_no_text(embed, clip, tmp_path):
         assert set(arrays["id"]) == {f"{folder}/\\xff.wav"}
 
 
+def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.zeros(100), 16_000)
+    assert embed(clip, short, "-o", tmp_path / "out.parquet", "--padding", "none") == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"shorter than an example: {short}\n"
+    assert captured.out.startswith("3 examples of 2 files in ")
+
+
+def test_a_list_that_is_no_text(embed, tmp_path, capsys):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    assert embed(tmp_path / "list.txt", "-o", tmp_path / "out.npz") == 2
+    assert "a list of paths in UTF-8" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     assert embed(clip, tmp_path / "gone.wav", "-o", out) == 1

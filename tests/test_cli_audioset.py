@@ -1,10 +1,16 @@
 """The commands for AudioSet's clips, called as a user does."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from clip_sources import IDS, SPEECH, write_csv, write_folder
 from datasets import load_dataset
 
-from vggish_hf.cli import main
+from vggish_hf.cli import main, make_parser
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "audioset.md"
 
 
 @pytest.fixture
@@ -106,3 +112,11 @@ def test_mistakes(
     assert err.startswith("vggish-hf: error: ")
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_of_the_document_parses():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    lines = re.findall(r"^vggish-hf (audioset .*)$", text, re.MULTILINE)
+    assert {line.split()[1] for line in lines} == {"export-embeddings", "export-clips", "embed"}
+    for line in lines:
+        make_parser().parse_args(shlex.split(line))

@@ -164,6 +164,11 @@ def test_check_waveform_refuses(waveform, message):
         check_waveform(waveform)
 
 
+def test_check_waveform_refuses_what_is_no_tensor():
+    with pytest.raises(TypeError, match=r"as a torch\.Tensor, got ndarray; torch\.from_numpy"):
+        check_waveform(np.zeros(100))
+
+
 @pytest.mark.parametrize("shape", [(1,), (2, 16_000), (32, 33), (100, 64), (4, 2, 500)])
 def test_check_waveform_accepts(shape):
     check_waveform(torch.zeros(shape))

@@ -211,7 +211,7 @@ class TestFolders:
         model.save_pretrained(tmp_path)
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
         (tmp_path / missing).unlink()
-        with pytest.raises(FileNotFoundError, match=f"that vggish-hf saved.* has no {missing}"):
+        with pytest.raises(FileNotFoundError, match=f"which has no {missing}"):
             VGGishModel.from_pretrained(tmp_path)
 
     def test_a_folder_without_the_extractor(self, tmp_path):
@@ -374,11 +374,8 @@ class TestFetching:
 
     def test_local_files_only(self, repository, hub, small_model, cache):
         load = partial(VGGishModel.from_pretrained, repository, cache_dir=cache)
-        with pytest.raises(LocalEntryNotFoundError) as error:
+        with pytest.raises(LocalEntryNotFoundError):
             load(local_files_only=True)
-        assert error.value.__notes__ == [
-            f"Expected config.json in {repository!r}: vggish-hf saves every model so"
-        ]
         assert hub.requests == []
         load()
         hub.requests.clear()
@@ -390,9 +387,8 @@ class TestFetching:
         load()
         (weights,) = cache.rglob("model.safetensors")
         weights.unlink()
-        with pytest.raises(LocalEntryNotFoundError) as error:
+        with pytest.raises(LocalEntryNotFoundError):
             load(local_files_only=True)
-        assert "Expected model.safetensors" in error.value.__notes__[0]
 
     def test_offline(self, repository, hub, small_model, cache):
         script = """
@@ -432,7 +428,7 @@ class TestFetching:
         with pytest.raises(EntryNotFoundError) as error:
             VGGishModel.from_pretrained(repo_id, cache_dir=cache)
         assert error.value.__notes__ == [
-            f"Expected {missing} in {repo_id!r}: vggish-hf saves every model so"
+            f"{repo_id!r} is no model of vggish-hf's: it has no {missing}"
         ]
         assert "pytorch_model.bin" not in fetched(hub)
 

@@ -11,6 +11,7 @@ import torch
 
 from vggish_hf import VGGishOutput, outputs
 from vggish_hf._protobuf import read_fields
+from vggish_hf.audioset.sequence_example import parse_audioset
 from vggish_hf.audioset.tfrecord import RecordReader
 from vggish_hf.outputs import check_output, embedding_schema, open_output
 
@@ -125,15 +126,21 @@ def test_tfrecord_is_what_the_reference_demo_writes(tmp_path):
     assert len(records) == len(outs)
     for (clip, out), record in zip(outs.items(), records, strict=True):
         (context,), (lists,) = record[1], record[2]
-        (entry,) = messages(context)[1]
-        assert messages(entry)[1] == [b"video_id"]
-        assert bytes_of_feature(messages(entry)[2][0]) == clip.encode()
+        released = ["video_id", "start_time_seconds", "end_time_seconds", "labels"]
+        entries = messages(context)[1]
+        assert [messages(entry)[1] for entry in entries] == [[name.encode()] for name in released]
+        assert bytes_of_feature(messages(entries[0])[2][0]) == clip.encode()
         (entry,) = messages(lists)[1]
         assert messages(entry)[1] == [b"audio_embedding"]
         features = messages(messages(entry).get(2, [b""])[0]).get(1, [])
         assert [bytes_of_feature(feature) for feature in features] == [
             row.tobytes() for row in out.embeddings.numpy()
         ]
+    if SIZE == 128:
+        for out, record in zip(outs.values(), RecordReader(path), strict=True):
+            parsed = parse_audioset(record)
+            assert np.array_equal(parsed.embedding, out.embeddings)
+            assert parsed.end_time_seconds == pytest.approx(out.end_seconds)
     beside = tmp_path / "out.tfrecord.json"
     assert json.loads(beside.read_text()) == PROVENANCE
     assert set(tmp_path.iterdir()) == {path, beside}

@@ -1,5 +1,7 @@
 """Order, bounds, exceptions, and an end without a deadlock whatever the consumer does."""
 
+import contextlib
+import gc
 import itertools
 import random
 import signal
@@ -148,7 +150,8 @@ def test_an_exception_before_the_first_part():
     def produce(_item):
         raise LookupError("at once")
 
-    (_, parts), *_ = prefetch([0], produce, num_workers=1, depth=1)
+    generator = prefetch([0], produce, num_workers=1, depth=1)
+    _, parts = next(generator)
     with pytest.raises(LookupError, match="at once"):
         next(parts)
 
@@ -234,6 +237,7 @@ def test_the_interpreter_exits_though_the_generator_is_neither_finished_nor_clos
     script = f"""
 import itertools
 def produce(item):
+    print("started", flush=True)
     try:
         yield from itertools.count()
     finally:
@@ -245,8 +249,8 @@ print(next(parts), flush=True)
 """
     with run_script(script) as process:
         output, errors = process.communicate(timeout=PATIENCE)
-    assert output.startswith("0\n")
-    assert output.count("closed") == 2
+    assert "0\n" in output
+    assert output.count("closed") == output.count("started") > 0
     assert errors == ("an error\n" if ending else "")
 
 
@@ -297,3 +301,37 @@ def test_many_consumers_of_random_habits():
         return True
 
     assert within_patience(lambda: all(map(consume, range(300))))
+
+
+def test_what_waits_when_it_closes_never_starts():
+    started = []
+
+    def produce(item):
+        started.append(item)
+        yield item
+
+    generator = prefetch(range(9), produce, num_workers=3, depth=1)
+    _, parts = next(generator)
+    next(parts)
+    generator.close()
+    assert set(started) <= {0, 1, 2}
+
+
+def test_a_failed_item_leaves_no_thread_though_nothing_collects_cycles():
+    def produce(_item):
+        yield 0
+        raise LookupError
+
+    def fail():
+        with contextlib.closing(prefetch([0], produce, num_workers=2, depth=1)) as generator:
+            for _, parts in generator:
+                list(parts)
+
+    before = threading.active_count()
+    gc.disable()
+    try:
+        with pytest.raises(LookupError):
+            fail()
+        assert threading.active_count() == before
+    finally:
+        gc.enable()

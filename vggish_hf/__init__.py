@@ -1,7 +1,6 @@
 """VGGish audio embeddings: exact, fast, and at home on the Hugging Face Hub."""
 
-__version__ = "0.1.0"
-
+from vggish_hf._version import __version__ as __version__
 from vggish_hf.configuration import VGGishConfig as VGGishConfig
 from vggish_hf.configuration import VGGishFeatureConfig as VGGishFeatureConfig
 from vggish_hf.conversion import convert_checkpoint as convert_checkpoint

@@ -3,9 +3,9 @@
 import atexit
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Semaphore, Thread, current_thread
 from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -31,7 +31,7 @@ class _Task(Generic[Item, Part]):
 
     def run(self) -> None:
         try:
-            for part in self._produce(self.item):
+            for part in () if self._stopped else self._produce(self.item):
                 self._made.put(part)
                 self._room.acquire()  # until less than `depth` wait
                 if self._stopped:
@@ -45,8 +45,13 @@ class _Task(Generic[Item, Part]):
         while not isinstance(part := self._made.get(), _End):
             self._room.release()
             yield part
-        if part.error is not None:
-            raise part.error
+        error = part.error
+        del part
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle would keep the threads alive
 
     def stop(self) -> None:
         self._stopped = True
@@ -64,7 +69,7 @@ def prefetch(
     *,
     num_workers: int,
     depth: int,
-) -> Iterator[tuple[Item, Iterator[Part]]]:
+) -> Generator[tuple[Item, Iterator[Part]], None, None]:
     """Make the parts of several items at once, and hand them out in the items' order.
 
     Closing the generator, or dropping it, stops the threads after the parts that they are at.
@@ -94,14 +99,16 @@ def prefetch(
         for _ in threads:
             inbox.put(None)
         for thread in threads:
-            thread.join()
+            # The garbage collector may close a generator in one of its own threads.
+            if thread.ident is not None and thread is not current_thread():
+                thread.join()
 
-    for thread in threads:
-        thread.start()
     # A generator that is still referenced when the interpreter exits is not closed by anybody;
     # waiting threads would keep it from exiting, and daemons must not be killed inside torch.
     atexit.register(stop)
     try:
+        for thread in threads:
+            thread.start()
         while True:
             for item in itertools.islice(remaining, num_workers - len(tasks)):
                 task = _Task(item, produce, depth)
@@ -112,5 +119,5 @@ def prefetch(
             yield tasks[0].item, tasks[0].parts()
             tasks.popleft().stop()
     finally:
-        stop()
         atexit.unregister(stop)
+        stop()

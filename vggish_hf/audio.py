@@ -11,6 +11,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from vggish_hf.feature_extraction.functional import MAX_CHANNELS
 from vggish_hf.feature_extraction.resampling import check_sampling_rate
 
 AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
@@ -18,7 +19,14 @@ AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
 #: What can be decoded: the path of a file, an encoded file as bytes or as a binary file object, a
 #: pair of an array and its rate, or a row's value of a `datasets.Audio` column, decoded or not.
 AudioSource: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | tuple[AudioArray, int] | Mapping[str, Any]
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | tuple[AudioArray, int]
+    | Mapping[str, Any]
 )
 
 #: Endings of the files that a folder is searched for.
@@ -75,20 +83,20 @@ def open_audio(source: AudioSource) -> AudioStream:
         case str() | os.PathLike():
             return _open_path(Path(source))
         case bytes() | bytearray() | memoryview():
-            return _open_encoded(_Content(source))
+            return _open_encoded(EncodedContent(source))
         case (array, rate):
             return _open_array(array, rate)
         case {"array": array, "sampling_rate": rate}:
             return _open_array(array, rate)
         case {"bytes": bytes(content)}:
-            return _open_encoded(_Content(content))
+            return _open_encoded(EncodedContent(content))
         case {"path": str(name)}:
             return _open_path(Path(name))
     if hasattr(source, "get_samples_played_in_range"):  # what `datasets` makes of a column's value
         return _from_torchcodec(source)
     # Whole: an exception cannot pass through libsndfile, which would take it for the file's end.
     if hasattr(source, "read") and isinstance(content := source.read(), bytes):
-        return _open_encoded(_Content(content))
+        return _open_encoded(EncodedContent(content))
     raise TypeError(
         "Expected audio as a path, bytes, a binary file object, (array, rate) or a dict of "
         f"`array` and `sampling_rate`, got {type(source).__name__}"
@@ -117,17 +125,18 @@ def load_audio(source: AudioSource) -> tuple[Tensor, int]:
     return torch.cat(list(stream.blocks)), stream.sampling_rate
 
 
-class _Content(io.BytesIO):
+class EncodedContent(io.BytesIO):
     """A file's content, in which a damaged header may seek to before the start."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move, or stay where there is nowhere to move to."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):  # cannot pass through libsndfile
             return self.tell()
 
 
-class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is read from its start to its end.
 
     Of a file that can seek, soundfile seeks to the position where it is after every read; in MP3
@@ -135,6 +144,7 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
     """
 
     def seekable(self) -> bool:
+        """Keep soundfile from seeking."""
         return False
 
 
@@ -146,7 +156,8 @@ def _open_array(array: AudioArray, rate: int) -> AudioStream:
     sampling_rate = int(rate) if isinstance(rate, np.integer) else rate
     check_sampling_rate(sampling_rate)
     if isinstance(array, np.ndarray):
-        array = np.require(array, requirements="W")  # of a read-only one torch would warn
+        # torch refuses negative strides and foreign byte orders, and warns of read-only memory
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     waveform = torch.as_tensor(array).detach()
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
         raise ValueError(
@@ -159,7 +170,7 @@ def _open_array(array: AudioArray, rate: int) -> AudioStream:
             "by its full scale first (int16: 32768)"
         )
     channels = 1 if waveform.ndim == 1 else len(waveform)
-    if channels > waveform.shape[-1]:
+    if waveform.shape[-1] <= MAX_CHANNELS < channels:
         raise ValueError(
             f"Expected an array of shape (channels, time), got {tuple(waveform.shape)}, which "
             "looks like (time, channels); pass its transpose"
@@ -180,18 +191,18 @@ def _open_path(path: Path) -> AudioStream:
     return _open_encoded(path)
 
 
-def _open_encoded(file: Path | _Content) -> AudioStream:
+def _open_encoded(file: Path | EncodedContent) -> AudioStream:
     """Open with soundfile, and what it does not know with torchcodec."""
     # Names need not be UTF-8 on POSIX, and soundfile takes such a one as bytes alone.
     known = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
     try:
         # libsndfile tells a format by content, except for headerless .raw files.
-        sound = _SoundFile(known)
+        sound = SequentialSoundFile(known)
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
     else:
         return AudioStream(sound.samplerate, _read_blocks(sound))
-    if isinstance(file, _Content):
+    if isinstance(file, EncodedContent):
         file.seek(0)
     try:
         from torchcodec.decoders import AudioDecoder
@@ -206,7 +217,7 @@ def _open_encoded(file: Path | _Content) -> AudioStream:
         raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
 
 
-def _read_blocks(sound: _SoundFile) -> Iterator[Tensor]:
+def _read_blocks(sound: SequentialSoundFile) -> Iterator[Tensor]:
     length = _block_length(sound.samplerate, sound.channels)
     received = 0
     with sound:
@@ -226,7 +237,10 @@ def _read_blocks(sound: _SoundFile) -> Iterator[Tensor]:
 def _from_torchcodec(decoder: Any) -> AudioStream:
     """Read from a `torchcodec.decoders.AudioDecoder`."""
     # The metadata tell the rate that is stored; the decoder may have been told to resample.
-    sampling_rate = decoder.get_samples_played_in_range(0, 0).sample_rate
+    try:
+        sampling_rate = decoder.get_samples_played_in_range(0, 0).sample_rate
+    except RuntimeError as error:
+        raise AudioError(f"FFmpeg cannot decode it: {str(error).splitlines()[0]}") from None
     return AudioStream(sampling_rate, _read_ranges(decoder, sampling_rate))
 
 

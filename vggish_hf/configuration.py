@@ -216,7 +216,7 @@ class VGGishConfig(_FromDict):
             self.num_mel_bins,
         )
         if len(self.conv_channels) != 6 or not all(
-            isinstance(size, int) and 0 < size <= _MAX_SIZE for size in sizes
+            type(size) is int and 0 < size <= _MAX_SIZE for size in sizes
         ):
             raise ValueError(
                 f"Expected six `conv_channels`, and sizes from 1 to {_MAX_SIZE}, got {self!r}"

@@ -1,17 +1,21 @@
 """Where a model id leads: a built-in name, a local folder or a repository on the Hub."""
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 #: Names that stand for a folder, each with the function that finds it, or makes it unless it is
 #: told to look on this machine alone.
 BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {}
+
+# organisation/name
+_REPO_ID = re.compile(r"[^/]+/[^/]+")
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -80,25 +84,34 @@ def find_folder(
         huggingface_hub.errors.HfHubHTTPError: The Hub refused, or has no such repository,
             revision or file.
         TypeError: There is no such option.
+        ValueError: A revision is given for what has none.
     """
     _check_options(options, HubOptions)
     name = str(model_id)
-    if isinstance(model_id, str) and name in BUILTIN_MODELS:
+    is_builtin = isinstance(model_id, str) and name in BUILTIN_MODELS
+    if options.get("revision") is not None and (is_builtin or Path(name).is_dir()):
+        raise ValueError(f"Expected a Hub id for revision={options['revision']!r}, got {name!r}")
+    if is_builtin:
         offline = options.get("local_files_only", False) or constants.HF_HUB_OFFLINE
         folder = BUILTIN_MODELS[name](offline)
     elif Path(name).is_dir():
         folder = Path(name)
-    elif isinstance(model_id, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif (
+        isinstance(model_id, Path)
+        or name.startswith((".", "/", "~"))
+        or not _REPO_ID.fullmatch(name)
+    ):
         raise FileNotFoundError(
             "Expected a model folder, a Hub id such as 'org/vggish' or one of "
             f"{', '.join(map(repr, sorted(BUILTIN_MODELS)))}; there is no folder {name!r}"
         )
     else:
         return _download(name, filenames, options)
-    missing = [filename for filename in filenames if not (folder / filename).is_file()]
+    missing = ", ".join(name for name in filenames if not (folder / name).is_file())
     if missing:
         raise FileNotFoundError(
-            f"Expected a folder that vggish-hf saved; {str(folder)!r} has no {', '.join(missing)}"
+            f"Expected {', '.join(filenames)} in {str(folder)!r}, which has no {missing}; "
+            "`VGGishPipeline(extractor, model).save_pretrained` writes all of a model's files"
         )
     return folder
 
@@ -108,8 +121,10 @@ def _download(repo_id: str, filenames: Sequence[str], options: HubOptions) -> Pa
     for filename in filenames:
         try:
             folders.append(Path(hf_hub_download(repo_id, filename, **options)).parent)
+        except LocalEntryNotFoundError:
+            raise  # it says itself that nothing could be fetched
         except EntryNotFoundError as error:
-            error.add_note(f"Expected {filename} in {repo_id!r}: vggish-hf saves every model so")
+            error.add_note(f"{repo_id!r} is no model of vggish-hf's: it has no {filename}")
             raise
     if len(set(folders)) > 1:
         # A cached file's folder is named for its commit: the branch moved between two files.

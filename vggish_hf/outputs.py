@@ -3,8 +3,9 @@
 - `.parquet`: a row an example, with `id`, `example` (its number in the clip), `start_seconds` and
   `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
 - `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
-- `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored: context
-  `video_id`, feature list `audio_embedding` of uint8 strings; provenance in FILE.json.
+- `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored, with the
+  id as `video_id` and no labels; `vggish_hf.audioset.parse_audioset` reads it. Provenance in
+  FILE.json.
 """
 
 import json
@@ -111,6 +112,8 @@ def _write_parquet(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
 
         def write(clip: str, output: VGGishOutput) -> None:
             nonlocal num_rows
+            if not len(output.embeddings):
+                return
             batches.append(_record_batch(clip, output, schema))
             num_rows += len(output.embeddings)
             if num_rows >= _GROUP_ROWS:
@@ -190,7 +193,13 @@ def _write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
 
         def write(clip: str, output: VGGishOutput) -> None:
             rows = [row.tobytes() for row in output.embeddings.numpy()]
-            context = {"video_id": clip.encode()}
+            # The features of the released records; a clip of one's own has no labels.
+            context: dict[str, Any] = {
+                "video_id": clip.encode(),
+                "start_time_seconds": [0.0],
+                "end_time_seconds": [output.end_seconds],
+                "labels": np.empty(0, np.int64),
+            }
             writer.write(encode_sequence_example(context, {"audio_embedding": rows}))
 
         yield write

@@ -3,24 +3,26 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
 
-import vggish_hf
 from vggish_hf import hub
 from vggish_hf._batching import Batcher
 from vggish_hf._prefetch import prefetch
+from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, open_audio
-from vggish_hf.configuration import Padding, check_choice
+from vggish_hf.configuration import Padding, VGGishFeatureConfig, check_choice
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 
 Postprocess = Literal["none", "pca", "uint8"]
+Source = TypeVar("Source", bound=AudioSource)
 ErrorHandler = Callable[[int, AudioSource, Exception], None]
 
 # Examples in a part that waits for the network: 0.8 MB of float32.
@@ -37,11 +39,18 @@ class VGGishOutput:
             or uint8 where that was asked for.
         start_seconds: (examples,), when each example starts, float64.
         index: The clip's position among the inputs.
+        example_seconds: Length of an example.
     """
 
     embeddings: Tensor
     start_seconds: Tensor
     index: int = 0
+    example_seconds: float = VGGishFeatureConfig().example_seconds
+
+    @property
+    def end_seconds(self) -> float:
+        """When the last example ends; 0 without one."""
+        return float(self.start_seconds[-1]) + self.example_seconds if len(self.embeddings) else 0.0
 
 
 class VGGishPipeline:
@@ -136,7 +145,7 @@ class VGGishPipeline:
 
     @overload
     def __call__(
-        self, inputs: list[AudioSource], *, postprocess: Postprocess = ..., batch_size: int = ...
+        self, inputs: list[Source], *, postprocess: Postprocess = ..., batch_size: int = ...
     ) -> list[VGGishOutput]: ...
 
     @overload
@@ -146,7 +155,7 @@ class VGGishPipeline:
 
     def __call__(
         self,
-        inputs: AudioSource | list[AudioSource],
+        inputs: AudioSource | list[Source],
         *,
         postprocess: Postprocess = "none",
         batch_size: int = 32,
@@ -239,12 +248,13 @@ class VGGishPipeline:
         parts_of = prefetch(
             enumerate(inputs), self._features, num_workers=num_workers, depth=_WAITING_PARTS
         )
-        for (index, source), parts in parts_of:
-            batcher.start(index)
-            for part in read(index, source, parts):
-                batcher.add(part)
+        with closing(parts_of):
+            for (index, source), parts in parts_of:
+                batcher.start(index)
+                for part in read(index, source, parts):
+                    batcher.add(part)
+                    yield from self._outputs(batcher, postprocess)
                 yield from self._outputs(batcher, postprocess)
-            yield from self._outputs(batcher, postprocess)
         batcher.flush()
         yield from self._outputs(batcher, postprocess)
 
@@ -255,7 +265,8 @@ class VGGishPipeline:
                 parts or [self._embed(torch.empty(0, *self._example_shape), postprocess)]
             )
             times = self.extractor.example_times(len(embeddings))
-            yield VGGishOutput(embeddings, times, index)
+            seconds = self.extractor.config.example_seconds
+            yield VGGishOutput(embeddings, times, index, seconds)
 
     def _features(self, indexed: tuple[int, AudioSource]) -> Iterator[Tensor]:
         stream = open_audio(indexed[1])
@@ -274,7 +285,8 @@ class VGGishPipeline:
             return embeddings.cpu()
         if postprocess == "uint8":
             # float64, as in the reference: a value next to a step must fall on its side of it
-            embeddings = postprocessor.quantize(postprocessor(embeddings.double()))
+            precise = embeddings if embeddings.is_mps else embeddings.double()
+            embeddings = postprocessor.quantize(postprocessor(precise))
         else:
             embeddings = postprocessor(embeddings)
         return embeddings.cpu()
@@ -290,7 +302,7 @@ class VGGishPipeline:
     def provenance(self, postprocess: Postprocess) -> dict[str, Any]:
         """What the embeddings come from, ready for JSON: package, weights and every number."""
         return {
-            "version": vggish_hf.__version__,
+            "version": __version__,
             "model": self._model_id,
             "weights_sha256": self.weights_sha256,
             "config": asdict(self.model.config),

@@ -24,7 +24,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from vggish_hf._prefetch import prefetch
-from vggish_hf.audio import AudioError, _Content, _SoundFile, open_audio
+from vggish_hf.audio import AudioError, EncodedContent, SequentialSoundFile, open_audio
 from vggish_hf.audioset.clip_files import MAX_CLIP_BYTES, ClipError, ClipFile
 from vggish_hf.audioset.clip_index import LeftOut
 from vggish_hf.audioset.segments import Segment
@@ -142,7 +142,9 @@ def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -
         return None
     try:
         # In soundfile's own class each read of MP3 disturbs the next.
-        sound = _SoundFile(_Content(content) if isinstance(content, bytes) else _known(content))
+        sound = SequentialSoundFile(
+            EncodedContent(content) if isinstance(content, bytes) else _known(content)
+        )
     except (soundfile.SoundFileError, TypeError):
         return _cut_with_torchcodec(content, segment)
     with sound:

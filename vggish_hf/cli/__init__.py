@@ -9,6 +9,9 @@ from huggingface_hub.errors import HfHubHTTPError
 import vggish_hf
 from vggish_hf.cli import audioset, convert, demo, embed, info, push
 
+# The base of the Hub's errors and of a lost connection, in whichever library huggingface_hub uses.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
 _EPILOG = """\
 examples:
   vggish-hf embed music/ -o music.parquet
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vggish-hf: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
+    except (ValueError, OSError, ImportError, _HTTP_ERROR) as error:
         print(f"vggish-hf: error: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
     return code

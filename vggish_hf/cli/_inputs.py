@@ -46,7 +46,10 @@ def _expand(argument: str) -> Iterator[str]:
     elif not os.path.exists(argument) and glob.has_magic(argument):
         yield from sorted(filter(os.path.isfile, glob.iglob(argument, recursive=True)))
     elif argument.lower().endswith(".txt") and os.path.isfile(argument):
-        lines = Path(argument).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(argument).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"Expected a list of paths in UTF-8, {argument!r} is none") from None
         yield from filter(None, map(str.strip, lines))
     else:
         yield argument

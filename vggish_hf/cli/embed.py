@@ -17,7 +17,10 @@ from vggish_hf.pipeline import Postprocess
 
 _EPILOG = """\
 OUT may end in .parquet (a row an example: id, example, start_seconds, embedding), .npz (the same as
-arrays) or .tfrecord (a SequenceExample a clip, as AudioSet's; uint8 alone).
+arrays) or .tfrecord (a SequenceExample a clip, as AudioSet's; uint8 alone; what made it stands in
+OUT.json). It is replaced where it exists, once all is done. Paths in a list are relative to the
+working folder. Of a folder, files that end as audio files do are taken; links to folders are not
+followed.
 
 examples:
   vggish-hf embed clip.wav -o clip.parquet
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     provenance = {**pipeline.provenance(postprocess), "options": options}
     size = pipeline.model.config.embedding_size
     failures: dict[int, str] = {}
+    too_short: list[str] = []
 
     def note_failure(index: int, _source: AudioSource, error: Exception) -> None:
         failures[index] = str(error)
@@ -105,10 +109,18 @@ def run(args: argparse.Namespace) -> int:
         for out in outputs:
             write(readable_id(paths[out.index]), out)
             examples += len(out.embeddings)
+            if not len(out.embeddings):
+                too_short.append(readable_id(paths[out.index]))
             progress.update(out.index + 1 - progress.n)
         progress.update(len(paths) - progress.n)
     for index, reason in failures.items():
         print(f"failed: {readable_id(paths[index])}: {reason}", file=sys.stderr)
-    summary = f"{examples} examples of {len(paths) - len(failures)} files in {output}"
-    print(summary + (f"; {len(failures)} files failed" if failures else ""))
+    for name in too_short:
+        print(f"shorter than an example: {name}", file=sys.stderr)
+    summary = f"{examples} examples of {_files(len(paths) - len(failures))} in {output}"
+    print(summary + (f"; {_files(len(failures))} failed" if failures else ""))
     return 1 if failures else 0
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"

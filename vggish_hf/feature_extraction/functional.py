@@ -20,16 +20,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # No array of clips has this many channels, and no clip is this short.
-_MAX_CHANNELS = 32
+MAX_CHANNELS = 32
 
 
-def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
-    """Keep the last sixteen constants that `build` made.
+def cached_constant(build: Callable[P, R], *, maxsize: int = 16) -> Callable[P, R]:
+    """Keep the last `maxsize` constants that `build` made.
 
     They are no buffers of a module because a buffer has one dtype and one device, and these follow
     the waveform: a cast module would silently compute with rounded filters.
     """
-    cached: Callable[..., R] = functools.lru_cache(maxsize=16)(build)
+    cached: Callable[..., R] = functools.lru_cache(maxsize)(build)
 
     @functools.wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,12 +44,17 @@ def cached_constant(build: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_waveform(waveform: Tensor) -> None:
-    """Raise ValueError unless `waveform` is what the front end can take.
+    """Raise ValueError (TypeError for no tensor) unless the front end can take `waveform`.
 
     Args:
         waveform: (..., time), float32 or float64, finite. While exporting or compiling its values
             are not looked at.
     """
+    if not isinstance(waveform, Tensor):
+        raise TypeError(
+            f"Expected a waveform as a torch.Tensor, got {type(waveform).__name__}; "
+            "torch.from_numpy makes one of an array, VGGishPipeline reads files"
+        )
     if waveform.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             "Expected a waveform of float32 or float64 in [-1, 1], got "
@@ -61,7 +66,7 @@ def check_waveform(waveform: Tensor) -> None:
         raise ValueError(
             f"Expected a waveform of at least one sample, got shape {tuple(waveform.shape)}"
         )
-    if waveform.ndim > 1 and waveform.shape[-1] <= _MAX_CHANNELS < waveform.shape[-2]:
+    if waveform.ndim > 1 and waveform.shape[-1] <= MAX_CHANNELS < waveform.shape[-2]:
         raise ValueError(
             f"Expected a waveform of shape (..., time), got {tuple(waveform.shape)}, which looks "
             "like (time, channels); pass `waveform.T`, or `waveform.mean(-1)` to mix to mono"

@@ -32,6 +32,8 @@ _TABLE_STEPS = 8192
 # 2^25 float64 values are 256 MiB. Common rates need under 2^17.
 _MAX_KERNEL_SIZE = 1 << 25
 _MAX_GROUP_SIZE = 512
+# Of larger kernels, for odd rates, one alone is kept: sixteen would fill the memory.
+_MAX_SMALL_SIZE = 1 << 20
 
 
 class PhaseGroup(NamedTuple):
@@ -79,7 +81,6 @@ def _interpolation_weight(distance: Tensor) -> Tensor:
     return _ROLLOFF * torch.sinc(_ROLLOFF * distance) * window
 
 
-@cached_constant
 def resample_kernel(
     sampling_rate: int, new_rate: int, dtype: torch.dtype, device: torch.device
 ) -> ResampleKernel:
@@ -100,11 +101,27 @@ def resample_kernel(
     size = min(math.ceil(reach * phases / stride), _MAX_GROUP_SIZE)
     repeats = -(-size // phases)
     stride, phases = repeats * stride, repeats * phases
-    if phases * (2 * reach + size * stride / phases) > _MAX_KERNEL_SIZE:
+    num_values = phases * (2 * reach + size * stride // phases)
+    if num_values > _MAX_KERNEL_SIZE:
         raise ValueError(
             f"Expected rates with a common divisor, got {sampling_rate} Hz, from which the way to "
             f"{new_rate} Hz takes {phases} filters of {2 * reach} taps; resample the audio first"
         )
+    build = _small_kernel if num_values <= _MAX_SMALL_SIZE else _large_kernel
+    return build(stride, phases, reach, size, scale, step, dtype, device)
+
+
+def _build_kernel(
+    stride: int,
+    phases: int,
+    reach: int,
+    size: int,
+    scale: float,
+    step: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ResampleKernel:
+    """Build a kernel in groups of `size` phases; taps stand `step` zero crossings apart."""
     groups = []
     for first in range(0, phases, size):
         last = min(first + size, phases) - 1
@@ -124,6 +141,10 @@ def resample_kernel(
         groups.append(PhaseGroup(offset, weight.to(device, dtype)))
     span = max(group.offset + group.weight.shape[1] for group in groups)
     return ResampleKernel(stride, phases, reach, span, tuple(groups))
+
+
+_small_kernel = cached_constant(_build_kernel)
+_large_kernel = cached_constant(_build_kernel, maxsize=1)
 
 
 def _apply_kernel(padded: Tensor, kernel: ResampleKernel, num_blocks: int) -> Tensor:
@@ -184,8 +205,8 @@ def resample_blocks(
     pending: Tensor | None = None
     received = emitted = 0
     for block in blocks:
-        kernel = resample_kernel(sampling_rate, new_rate, block.dtype, block.device)
         if pending is None:
+            kernel = resample_kernel(sampling_rate, new_rate, block.dtype, block.device)
             pending = block.new_zeros(kernel.reach)
         pending = torch.cat((pending, block))
         received += block.shape[-1]

@@ -1,6 +1,5 @@
 """Weights from and to safetensors files, so that nothing is ever left random."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from vggish_hf._files import unfinished_file
 
 # What the network computes in; 8-bit floats, for one, are storage alone.
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -83,14 +84,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         OSError: It cannot be written.
     """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with unfinished_file(path) as unfinished:
         unfinished.touch()
         mode = unfinished.stat().st_mode
-        safetensors.torch.save_file(contiguous, unfinished, metadata={"format": "pt"})
+        try:
+            safetensors.torch.save_file(contiguous, unfinished, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{str(path)!r} cannot be written: {error}") from error
         unfinished.chmod(mode)  # it comes readable for the owner alone, whatever the umask says
-        unfinished.replace(path)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{str(path)!r} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 Reproduces `vggish_postprocess.py` of the reference implementation (tensorflow/models,
 research/audioset/vggish) and `Dequantize` of the YouTube-8M starter code. Ports that round to the
-nearest step where the reference truncates are off by one in half of the values.
+nearest step where the reference truncates are off by one in a third of the values.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class VGGishPostprocessor(nn.Module):
             embeddings: (..., size), as the model gives them, before any activation.
 
         Returns:
-            (..., size), in [-2, 2], of the same dtype.
+            (..., size), in [-2, 2], of the same dtype; float32 for one of sixteen bits.
 
         Raises:
             ValueError: The last dimension is not `size`.
@@ -67,8 +67,8 @@ class VGGishPostprocessor(nn.Module):
             raise ValueError(
                 f"Expected embeddings of shape (..., {size}), got {tuple(embeddings.shape)}"
             )
-        dtype = embeddings.dtype
-        centred = embeddings - self.means.to(dtype)
+        dtype = torch.promote_types(embeddings.dtype, torch.float32)
+        centred = embeddings.to(dtype) - self.means.to(dtype)
         return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
 
     @staticmethod
@@ -76,16 +76,18 @@ class VGGishPostprocessor(nn.Module):
         """Map [-2, 2] onto 0 to 255, truncating: (...) to (...) of uint8.
 
         Raises:
-            ValueError: The values are not floating-point.
+            ValueError: The values are not floating-point, or not finite.
         """
         if not whitened.is_floating_point():
             raise ValueError(f"Expected whitened embeddings of a float type, got {whitened.dtype}")
+        if not torch.compiler.is_compiling() and not torch.isfinite(whitened).all():
+            raise ValueError("Expected finite embeddings, got NaN or infinity")
         steps = (whitened + _CLIP) * (_STEPS / (2 * _CLIP))
         return steps.clamp(0, _STEPS).to(torch.uint8)
 
     @staticmethod
     def dequantize(quantized: Tensor) -> Tensor:
-        """Map uint8 onto the middles of its steps in [-2, 2]: (...) to (...) of float32.
+        """Map uint8 onto -1.992 to 2.008 as YouTube-8M does: (...) to (...) of float32.
 
         Raises:
             ValueError: The values are not uint8.

@@ -215,8 +215,9 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        hub.write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
         save_tensors(self.state_dict(), save_directory / hub.WEIGHTS_NAME)
+        # Last, so that a folder with a config is whole: `save_pretrained` deletes an old one first.
+        hub.write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, **options: Unpack[hub.PushOptions]
