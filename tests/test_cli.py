@@ -132,6 +132,15 @@ def test_a_name_that_is_no_text(embed, clip, tmp_path):
         assert set(arrays["id"]) == {f"{folder}/\\xff.wav"}
 
 
+def test_if_all_fail_an_older_output_stays(embed, tmp_path, capsys):
+    out = tmp_path / "out.parquet"
+    out.write_bytes(b"older")
+    assert embed(tmp_path / "gone.wav", "-o", out) == 1
+    assert "no file was embedded" in capsys.readouterr().err
+    assert out.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(100), 16_000)

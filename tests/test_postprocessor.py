@@ -82,7 +82,8 @@ def test_a_cast_does_not_round_the_pca(original):
     half.to(torch.bfloat16)
     assert half.eigenvectors.dtype == torch.float32
     assert torch.equal(half.eigenvectors, original.eigenvectors.float())
-    assert half(torch.zeros(2, 128, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    sixteen_bits = torch.linspace(-1, 1, 256).reshape(2, 128).bfloat16()
+    assert torch.equal(half(sixteen_bits), half(sixteen_bits.float()))
     assert half.to("meta").means.is_meta
 
 
@@ -97,6 +98,7 @@ def test_its_tensors_are_saved(original):
         (lambda p: p(torch.zeros(2, 127)), r"shape \(..., 128\), got \(2, 127\)"),
         (lambda p: p(torch.tensor(1.0)), r"shape \(..., 128\), got \(\)"),
         (lambda p: p.quantize(torch.zeros(128, dtype=torch.uint8)), "float type, got torch.uint8"),
+        (lambda p: p.quantize(torch.full((128,), torch.nan)), "finite embeddings, got NaN"),
         (lambda p: p.dequantize(torch.zeros(128)), "uint8, got torch.float32"),
         (
             lambda _: VGGishPostprocessor(torch.eye(3), torch.zeros(4)),

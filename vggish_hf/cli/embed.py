@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -103,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     )
     examples = 0
     with (
+        suppress(_NothingEmbeddedError),
         tqdm(total=len(paths), unit="file", disable=None) as progress,
         open_output(output, size, dtype, provenance) as write,
     ):
@@ -113,13 +115,22 @@ def run(args: argparse.Namespace) -> int:
                 too_short.append(readable_id(paths[out.index]))
             progress.update(out.index + 1 - progress.n)
         progress.update(len(paths) - progress.n)
+        if len(failures) == len(paths):
+            raise _NothingEmbeddedError
     for index, reason in failures.items():
         print(f"failed: {readable_id(paths[index])}: {reason}", file=sys.stderr)
     for name in too_short:
         print(f"shorter than an example: {name}", file=sys.stderr)
+    if len(failures) == len(paths):
+        print(f"no file was embedded, {output} is not written", file=sys.stderr)
+        return 1
     summary = f"{examples} examples of {_files(len(paths) - len(failures))} in {output}"
     print(summary + (f"; {_files(len(failures))} failed" if failures else ""))
     return 1 if failures else 0
+
+
+class _NothingEmbeddedError(Exception):
+    """Every input failed: the output, and one that is there, stay as they are."""
 
 
 def _files(count: int) -> str:
