@@ -30,7 +30,7 @@ tags: [audio, audio-embeddings, vggish]
 
 # A VGGish audio embedding network
 
-Saved by [vggish-hf](https://github.com/vggish-hf/vggish-hf); {config!r}.
+Saved by vggish-hf; {config!r}.
 
 ```python
 from vggish_hf import VGGishModel
