@@ -22,12 +22,15 @@ RATE = 44_100  # Hz, in stereo
 SECONDS = 10
 
 RUN = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from vggish_hf import VGGishPipeline
 from vggish_hf.audioset import embed_clips, export_clips
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Linux; ru_maxrss would begin with the peak of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 command, *arguments = sys.argv[1:]
 if command == "embed":

@@ -26,11 +26,14 @@ RELEASED = 2_084_320  # records in the whole release
 PASSES = 3
 
 EXPORT = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from vggish_hf.audioset import export_embeddings
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Linux; ru_maxrss would begin with the peak of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 imported, start = peak(), time.perf_counter()
 splits = export_embeddings(*sys.argv[1:])
