@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import itertools
 import json
 import subprocess
@@ -194,6 +195,17 @@ def test_a_bad_clip_raises_or_is_reported(pipe, clips, tmp_path):
         (3, True),
     ]
     assert "finite" in str(reported[1][2])
+
+
+def test_a_failed_clip_leaves_no_thread_though_nothing_collects_cycles(pipe):
+    before = threading.active_count()
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="finite samples"):
+            pipe((torch.full((99_999,), torch.nan), 16_000))
+        assert threading.active_count() == before
+    finally:
+        gc.enable()
 
 
 def test_what_the_network_raises_is_no_clip_s_fault(pipe, clips):
