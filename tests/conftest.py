@@ -92,3 +92,19 @@ def small_model_folder(small_model: VGGishModel, tmp_path_factory: pytest.TempPa
     small_model.save_pretrained(folder)
     VGGishFeatureExtractor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lively_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, saved, whose embeddings differ between sounds as a trained one's do.
+
+    Under the weights that torch draws by default they hardly do, and a comparison proves little.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model = VGGishModel(VGGishConfig(conv_channels=(8, 8, 16, 16, 16, 16), hidden_size=32))
+    for weight in (parameter for parameter in model.parameters() if parameter.ndim > 1):
+        torch.nn.init.kaiming_normal_(weight, generator=generator)
+    folder = tmp_path_factory.mktemp("models") / "lively"
+    model.save_pretrained(folder)
+    VGGishFeatureExtractor().save_pretrained(folder)
+    return folder

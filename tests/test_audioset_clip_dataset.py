@@ -34,9 +34,18 @@ def test_clips_are_waveforms(split):
 
 
 def test_another_rate(split):
-    waveform = AudioSetClipsDataset(split, sampling_rate=22_050)[1]["waveform"]
+    clip = AudioSetClipsDataset(split, sampling_rate=22_050)[1]
+    waveform = clip["waveform"]
+    assert clip["sampling_rate"] == 22_050
     whole, rate = load_audio(OGG)
     assert np.array_equal(waveform, whole[2 * rate : 12 * rate])
+
+
+def test_each_at_its_own_rate(split):
+    first, second = AudioSetClipsDataset(split, sampling_rate=None, seconds=6)
+    assert (first["sampling_rate"], second["sampling_rate"]) == (16_000, 22_050)
+    assert (len(first["waveform"]), len(second["waveform"])) == (96_000, 132_300)
+    assert second["waveform"].equal(load_audio(OGG)[0][44_100:176_400])
 
 
 def test_clips_of_one_length_make_batches(split):

@@ -17,9 +17,11 @@ LAYERS = [
     {"hub"},
     {"feature_extraction", "modeling"},
     {"conversion", "audio", "_prefetch", "_batching"},
-    {"pipeline"},
+    {"pipeline", "inputs"},
     {"audioset"},
-    {"outputs", "plotting"},
+    {"outputs", "plotting", "_parquet_parts"},
+    {"output_folder"},
+    {"lightning", "metrics"},
     {"cli"},
 ]
 
@@ -35,6 +37,30 @@ def run(code):
 def test_importing_it_imports_no(name):
     done = run(f"import sys, vggish_hf; sys.exit({name!r} in sys.modules)")
     assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_training_imports_no_other_extra():
+    # torchmetrics imports matplotlib where it is installed: what is asked is who else does.
+    code = """
+import sys
+import lightning.pytorch, torchmetrics
+def imported():
+    return {name.partition(".")[0] for name in sys.modules} & {"torchaudio", "datasets", "matplotlib"}
+for name in [name for name in sys.modules if name.partition(".")[0] in imported()]:
+    del sys.modules[name]
+import vggish_hf.lightning
+print(imported())
+"""
+    done = run(code)
+    assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["lightning", "torchmetrics"])
+def test_training_without_its_extra(name):
+    code = f"import sys; sys.modules[{name!r}] = None; import vggish_hf.lightning"
+    done = run(code)
+    message = f"ImportError: Training needs `{name}`: pip install 'vggish-hf[lightning]'"
+    assert done.stderr.splitlines()[-1] == message
 
 
 def test_it_works_where_torchaudio_cannot_be_imported():

@@ -68,6 +68,7 @@ def test_example_times():
     half = VGGishFeatureExtractor(VGGishFeatureConfig(example_hop_seconds=0.48))
     assert half.example_times(4).tolist() == pytest.approx([0.0, 0.48, 0.96, 1.44], abs=1e-15)
     assert half.example_times(4).dtype == torch.float64
+    assert torch.equal(half.example_times(2, first_example=3), half.example_times(5)[3:])
     assert VGGishFeatureExtractor().example_times(0).shape == (0,)
 
 

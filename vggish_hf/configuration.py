@@ -30,7 +30,7 @@ def _check_positive(config: Any, *names: str) -> None:
             raise ValueError(f"Expected `{name}` to be a positive number, got {value!r}")
 
 
-class _FromDict:
+class FromDict:
     """The way back from JSON, which refuses what the class does not know."""
 
     @classmethod
@@ -51,7 +51,7 @@ class _FromDict:
 
 
 @dataclass(frozen=True)
-class VGGishFeatureConfig(_FromDict):
+class VGGishFeatureConfig(FromDict):
     """The front end: from a waveform to log-mel examples.
 
     Args:
@@ -173,7 +173,7 @@ class VGGishFeatureConfig(_FromDict):
 
 
 @dataclass(frozen=True)
-class VGGishConfig(_FromDict):
+class VGGishConfig(FromDict):
     """The network: sizes of its layers.
 
     Args:

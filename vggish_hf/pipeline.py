@@ -53,6 +53,31 @@ class VGGishOutput:
         return float(self.start_seconds[-1]) + self.example_seconds if len(self.embeddings) else 0.0
 
 
+def stream_examples(
+    extractor: VGGishFeatureExtractor, source: AudioSource, dtype: torch.dtype = torch.float32
+) -> Iterator[Tensor]:
+    """Decode a clip of any length and compute its examples, a few at once.
+
+    Args:
+        extractor: The front end.
+        source: The clip, as for calling a pipeline.
+        dtype: The network's: for one of float64 the examples are too, for others float32.
+
+    Returns:
+        Parts (examples, 96, 64), none of which is empty. Reading them, like this call, raises
+        AudioError, and what else `open_audio` raises, where the clip is bad.
+
+    Example:
+        >>> clip = (torch.zeros(16_000 * 60), 16_000)
+        >>> [len(part) for part in stream_examples(VGGishFeatureExtractor(), clip)]
+        [32, 30]
+    """
+    stream = open_audio(source)
+    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    blocks = (block.to(precise) for block in stream.blocks)
+    return extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
+
+
 class VGGishPipeline:
     """Embeds clips of any number, length, rate and format.
 
@@ -210,15 +235,10 @@ class VGGishPipeline:
         Raises:
             ValueError: An argument is refused, or the model has no post-processor.
         """
-        check_choice("postprocess", postprocess, Postprocess)
+        self.check_postprocess(postprocess)
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
             if value < 1:
                 raise ValueError(f"Expected `{name}` of at least 1, got {value}")
-        if postprocess != "none" and self.model.postprocessor is None:
-            raise ValueError(
-                f"Expected a model with a post-processor for postprocess={postprocess!r}, this one "
-                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
-            )
         return self._stream(inputs, postprocess, batch_size, num_workers, on_error)
 
     def _stream(
@@ -229,7 +249,7 @@ class VGGishPipeline:
         num_workers: int,
         on_error: ErrorHandler | None,
     ) -> Iterator[VGGishOutput]:
-        batcher = Batcher(partial(self._embed, postprocess=postprocess), batch_size)
+        batcher = Batcher(partial(self.embed_examples, postprocess=postprocess), batch_size)
 
         def read(index: int, source: AudioSource, parts: Iterator[Tensor]) -> Iterator[Tensor]:
             # Only what reading raises is the clip's fault; what the network raises is not.
@@ -262,20 +282,35 @@ class VGGishPipeline:
         for index, parts in batcher.finished():
             # A clip without a whole example has no rows: an empty batch has their shape.
             embeddings = torch.cat(
-                parts or [self._embed(torch.empty(0, *self._example_shape), postprocess)]
+                parts or [self.embed_examples(torch.empty(0, *self._example_shape), postprocess)]
             )
             times = self.extractor.example_times(len(embeddings))
             seconds = self.extractor.config.example_seconds
             yield VGGishOutput(embeddings, times, index, seconds)
 
     def _features(self, indexed: tuple[int, AudioSource]) -> Iterator[Tensor]:
-        stream = open_audio(indexed[1])
-        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
-        blocks = (block.to(dtype) for block in stream.blocks)
-        return self.extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
+        return stream_examples(self.extractor, indexed[1], self.model.dtype)
+
+    def check_postprocess(self, postprocess: Postprocess) -> None:
+        """Raise ValueError if there is no such post-process, or the model cannot do it."""
+        check_choice("postprocess", postprocess, Postprocess)
+        if postprocess != "none" and self.model.postprocessor is None:
+            raise ValueError(
+                f"Expected a model with a post-processor for postprocess={postprocess!r}, this one "
+                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
+            )
 
     @torch.no_grad()
-    def _embed(self, examples: Tensor, postprocess: Postprocess) -> Tensor:
+    def embed_examples(self, examples: Tensor, postprocess: Postprocess = "none") -> Tensor:
+        """Embed a batch of examples, of as many clips as it holds.
+
+        Args:
+            examples: (batch, 96, 64), as the extractor gives them, on any device.
+            postprocess: As for calling the pipeline, and checked by `check_postprocess`.
+
+        Returns:
+            (batch, embedding_size), on the CPU; see `VGGishOutput`.
+        """
         embeddings: Tensor = self.model(examples.to(self.model.device, self.model.dtype))
         # Sixteen bits are for the network alone.
         if embeddings.dtype != torch.float64:

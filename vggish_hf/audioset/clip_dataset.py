@@ -18,6 +18,7 @@ class AudioClip(TypedDict):
     start_time_seconds: float
     end_time_seconds: float
     waveform: Tensor
+    sampling_rate: int
     target: Tensor
 
 
@@ -27,7 +28,8 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
     Args:
         dataset: A split that `AudioSetClips` has prepared, or one of what `export_clips` wrote,
             opened by `datasets.load_dataset`; filtered or shuffled at will.
-        sampling_rate: The rate that all waveforms are brought to, Hz.
+        sampling_rate: The rate that all waveforms are brought to, Hz; None to leave each at its
+            own.
         seconds: The length that they are cut or filled with zeros to, so that they make batches;
             without it, each keeps its own.
 
@@ -48,7 +50,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
         self,
         dataset: "datasets.Dataset",
         *,
-        sampling_rate: int = 16_000,
+        sampling_rate: int | None = 16_000,
         seconds: float | None = None,
     ) -> None:
         if not isinstance(dataset, datasets.Dataset):
@@ -83,21 +85,26 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
         (row,) = self._dataset[index].to_pylist()
         target = torch.zeros(self._classes)
         target[row["labels"]] = 1
+        waveform, sampling_rate = self._decode(row)
         return AudioClip(
             video_id=row["video_id"],
             start_time_seconds=row["start_time_seconds"],
             end_time_seconds=row["end_time_seconds"],
-            waveform=self._decode(row),
+            waveform=waveform,
+            sampling_rate=sampling_rate,
             target=target,
         )
 
-    def _decode(self, row: dict[str, Any]) -> Tensor:
+    def _decode(self, row: dict[str, Any]) -> tuple[Tensor, int]:
         try:
             waveform, sampling_rate = load_audio(row["audio"])
         except AudioError as error:
             raise AudioError(f"{row['video_id']}: {error}") from error
-        waveform = resample(waveform, sampling_rate, self.sampling_rate)
+        if self.sampling_rate is not None:
+            waveform = resample(waveform, sampling_rate, self.sampling_rate)
+            sampling_rate = self.sampling_rate
         if self.seconds is None:
-            return waveform
-        missing = round(self.seconds * self.sampling_rate) - len(waveform)
-        return torch.nn.functional.pad(waveform, (0, missing))  # cuts where it is negative
+            return waveform, sampling_rate
+        missing = round(self.seconds * sampling_rate) - len(waveform)
+        # It cuts where that is negative.
+        return torch.nn.functional.pad(waveform, (0, missing)), sampling_rate

@@ -10,9 +10,9 @@ import torch
 from tqdm import tqdm
 
 from vggish_hf.audio import AudioSource
-from vggish_hf.cli._inputs import find_inputs, readable_id
 from vggish_hf.cli._options import add_model_options, load_pipeline
 from vggish_hf.configuration import Padding
+from vggish_hf.inputs import find_inputs, readable_id
 from vggish_hf.outputs import check_output, open_output
 from vggish_hf.pipeline import Postprocess
 

@@ -112,10 +112,16 @@ class VGGishFeatureExtractor(nn.Module):
             # A clip so short that nothing of it is left at the lower rate is silence.
             yield extract_examples(torch.cat(parts) if pending else torch.zeros(1), config)
 
-    def example_times(self, num_examples: int) -> Tensor:
-        """When each of `num_examples` examples starts: (num_examples,), seconds, float64."""
+    def example_times(self, num_examples: int, first_example: int = 0) -> Tensor:
+        """When each of `num_examples` examples starts: (num_examples,), seconds, float64.
+
+        Args:
+            num_examples: How many there are.
+            first_example: The number of the first of them in its clip.
+        """
         hop = self.config.example_hop_length / self.config.sampling_rate
-        return torch.arange(num_examples, dtype=torch.float64) * hop
+        numbers = torch.arange(first_example, first_example + num_examples, dtype=torch.float64)
+        return numbers * hop
 
     @classmethod
     def from_pretrained(

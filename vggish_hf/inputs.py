@@ -1,4 +1,4 @@
-"""Which files the arguments of a command name."""
+"""Which audio files names, folders, globs and lists mean, and the ids that they have in outputs."""
 
 import glob
 import os
@@ -21,6 +21,10 @@ def find_inputs(arguments: Iterable[str]) -> list[str]:
 
     Raises:
         ValueError: A folder, glob or list names no file.
+
+    Example:
+        >>> find_inputs(["b.wav", "a.wav", "b.wav"])
+        ['b.wav', 'a.wav']
     """
     paths: dict[str, None] = {}
     for argument in arguments:
@@ -32,7 +36,12 @@ def find_inputs(arguments: Iterable[str]) -> list[str]:
 
 
 def readable_id(path: str) -> str:
-    """A path as text: bytes that are no UTF-8 are escaped."""
+    r"""A path as text: bytes that are no UTF-8 are escaped.
+
+    Example:
+        >>> readable_id(os.fsdecode(b"caf\xe9.wav"))
+        'caf\\xe9.wav'
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
