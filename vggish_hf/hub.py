@@ -12,7 +12,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 #: Names that stand for a folder, each with the function that finds it, or makes it unless it is
 #: told to look on this machine alone.
-BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {}
+BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {
+    "demo": lambda _local_files_only: Path(__file__).parent / "assets" / "demo"
+}
 
 # organisation/name
 _REPO_ID = re.compile(r"[^/]+/[^/]+")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from huggingface_hub.errors import HfHubHTTPError
 
 import vggish_hf
-from vggish_hf.cli import audioset, convert, demo, embed, info, push
+from vggish_hf.cli import audioset, convert, demo, embed, info, predict, push, train
 
 # The base of the Hub's errors and of a lost connection, in whichever library huggingface_hub uses.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vggish-hf {vggish_hf.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (embed, convert, info, push, audioset, demo):
+    for command in (embed, convert, info, push, audioset, train, predict, demo):
         command.add_parser(commands)
     return parser
 
@@ -46,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt.
     """
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    if "rest" in args:
+        args.rest = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:

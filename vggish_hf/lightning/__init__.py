@@ -1,0 +1,57 @@
+"""Training with Lightning: data modules, a classifier, callbacks.
+
+What needs the optional package `datasets` is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+try:
+    import lightning.pytorch as _lightning  # noqa: F401
+    import torchmetrics as _torchmetrics  # noqa: F401
+except ModuleNotFoundError as error:
+    _missing = (error.name or "").partition(".")[0]
+    if _missing not in ("lightning", "torchmetrics"):
+        raise
+    raise ImportError(f"Training needs `{_missing}`: pip install 'vggish-hf[lightning]'") from None
+
+from vggish_hf.lightning.audio_files import AudioFilesDataModule as AudioFilesDataModule
+from vggish_hf.lightning.audio_folder import AudioFolderDataModule as AudioFolderDataModule
+from vggish_hf.lightning.augmentation import SpecAugment as SpecAugment
+from vggish_hf.lightning.augmentation import WaveformAugmentation as WaveformAugmentation
+from vggish_hf.lightning.augmentation import mixup as mixup
+from vggish_hf.lightning.batches import EmbeddingBatch as EmbeddingBatch
+from vggish_hf.lightning.batches import WaveformBatch as WaveformBatch
+from vggish_hf.lightning.batches import WaveformClip as WaveformClip
+from vggish_hf.lightning.batches import collate_waveforms as collate_waveforms
+from vggish_hf.lightning.batches import extract_batch as extract_batch
+from vggish_hf.lightning.classified import ClassifiedClip as ClassifiedClip
+from vggish_hf.lightning.classifier import VGGishClassifier as VGGishClassifier
+from vggish_hf.lightning.embedder import VGGishEmbedder as VGGishEmbedder
+from vggish_hf.lightning.finetuning import VGGishFinetuning as VGGishFinetuning
+from vggish_hf.lightning.heads import HeadConfig as HeadConfig
+from vggish_hf.lightning.heads import make_head as make_head
+from vggish_hf.lightning.projector import EmbeddingProjector as EmbeddingProjector
+from vggish_hf.lightning.sampling import BalancedSampler as BalancedSampler
+from vggish_hf.lightning.writer import VGGishEmbeddingWriter as VGGishEmbeddingWriter
+
+if TYPE_CHECKING:
+    from vggish_hf.lightning.audioset_data import (
+        AudioSetClipsDataModule as AudioSetClipsDataModule,
+    )
+    from vggish_hf.lightning.audioset_data import (
+        AudioSetEmbeddingsDataModule as AudioSetEmbeddingsDataModule,
+    )
+
+_NEED_DATASETS = ("AudioSetClipsDataModule", "AudioSetEmbeddingsDataModule")
+
+
+def __getattr__(name: str) -> Any:
+    """Find the names that need `datasets`.
+
+    Raises:
+        ImportError: `datasets` is not installed.
+    """
+    if name not in _NEED_DATASETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.audioset_data"), name)

@@ -1,0 +1,51 @@
+"""Batch normalisation for training from scratch; in what is saved it is part of the convolutions.
+
+VGGish has none: nine layers deep, it learns slowly from little data. In evaluation mode a
+normalisation is a scale and an offset for each channel, which a convolution has anyway.
+"""
+
+import copy
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vggish_hf.modeling import VGGishModel
+
+_CONVOLUTIONS = ("conv1", "conv2", "conv3_1", "conv3_2", "conv4_1", "conv4_2")
+
+
+def add_batch_norm(model: VGGishModel) -> None:
+    """Put a batch normalisation between each convolution and its ReLU, in place.
+
+    Args:
+        model: The network; the names of its convolutions' tensors change.
+
+    Example:
+        >>> from vggish_hf import VGGishConfig
+        >>> model = VGGishModel(VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16))
+        >>> add_batch_norm(model)
+        >>> model.conv2[1]
+        BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+        >>> fold_batch_norm(model).conv2
+        Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+    for name in _CONVOLUTIONS:
+        convolution = getattr(model, name)
+        norm = nn.BatchNorm2d(convolution.out_channels).to(convolution.weight)
+        setattr(model, name, nn.Sequential(convolution, norm))
+
+
+def fold_batch_norm(model: VGGishModel) -> VGGishModel:
+    """Make the plain network that gives what this one gives in evaluation mode.
+
+    Args:
+        model: What `add_batch_norm` has changed; it stays as it is.
+
+    Returns:
+        A copy, in evaluation mode.
+    """
+    folded = copy.deepcopy(model).eval()
+    for name in _CONVOLUTIONS:
+        convolution, norm = getattr(folded, name)
+        setattr(folded, name, fuse_conv_bn_eval(convolution, norm))
+    return folded

@@ -1,0 +1,91 @@
+"""Statistics over the examples of filled-up clips that do not see the filling."""
+
+import torch
+from torch import Tensor, nn
+
+# Those of nn.BatchNorm1d.
+_EPSILON = 1e-5
+_MOMENTUM = 0.1
+
+
+def masked_mean(embeddings: Tensor, mask: Tensor) -> Tensor:
+    """Average each clip over its examples.
+
+    Args:
+        embeddings: (batch, examples, size).
+        mask: (batch, examples), False where an embedding is filling, whatever it holds.
+
+    Returns:
+        (batch, size); zeros for a clip without any example.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+    kept = embeddings.masked_fill(~mask[..., None], 0.0)
+    return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation of the rows that a mask names, as `nn.BatchNorm1d` of these rows alone.
+
+    Two differences: shapes do not depend on the mask, so that it compiles; and a batch of a single
+    row, which has no variance, is normalised by the running statistics and leaves them as they are,
+    where `nn.BatchNorm1d` raises (the last batch of an epoch may be such a one).
+
+    Args:
+        size: Width of a row.
+
+    Shape:
+        - Input: (..., size), finite, and a mask (...)
+        - Output: (..., size)
+
+    Example:
+        >>> norm = MaskedBatchNorm(1)
+        >>> rows = torch.tensor([[1.0], [3.0], [9.0]])
+        >>> norm(rows, torch.tensor([True, True, False]))[:2].detach()
+        tensor([[-1.0000],
+                [ 1.0000]])
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_variance", torch.ones(size))
+        self.running_mean: Tensor
+        self.running_variance: Tensor
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Normalise by the statistics of the batch in training mode, by the running ones else."""
+        # Statistics are never of sixteen bits, to which autocast may have brought the rows.
+        rows = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, variance = self.running_mean, self.running_variance
+        if self.training:
+            mean, variance = self._batch_statistics(rows, mask[..., None].to(rows.dtype))
+        rows = (rows - mean) * torch.rsqrt(variance + _EPSILON) * self.weight + self.bias
+        return rows.to(x.dtype)
+
+    def _batch_statistics(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute mean and variance, and update the running ones."""
+        dimensions = tuple(range(rows.ndim - 1))
+        count = weight.sum()
+        mean = (rows * weight).sum(dimensions) / count.clamp(min=1)
+        squares = ((rows - mean).square() * weight).sum(dimensions)
+        variance = squares / count.clamp(min=1)
+        enough = count > 1
+        used = (
+            torch.where(enough, mean, self.running_mean),
+            torch.where(enough, variance, self.running_variance),
+        )
+        with torch.no_grad():
+            momentum = (_MOMENTUM * enough).to(self.running_mean.dtype)
+            unbiased = squares / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.to(momentum.dtype), momentum)
+            self.running_variance.lerp_(unbiased.to(momentum.dtype), momentum)
+        return used
+
+    def extra_repr(self) -> str:
+        """Show the size in the module's `repr`."""
+        return f"{len(self.weight)}"

@@ -1,0 +1,103 @@
+"""Which clips are drawn: evenly over the classes for training, and held out for validation."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class BalancedSampler(torch.utils.data.Sampler[int]):
+    """Draws clips with replacement so that each class comes up as often as any other.
+
+    A clip is drawn in proportion to the sum of `1 / clips of the class` over its classes; with one
+    class a clip, the classes come up equally often. One without any class is never drawn.
+
+    Lightning keeps the sampler when it distributes the data, hands each process its share of what
+    this one draws, and calls `set_epoch`: hence all processes that were seeded alike draw the same
+    clips, and a resumed training those of the epoch where it stopped.
+
+    Args:
+        labels: The classes of each clip, as indices.
+
+    Raises:
+        ValueError: No clip has a class.
+
+    Example:
+        >>> sampler = BalancedSampler([[0], [0], [0], [1]])
+        >>> sampler.weights
+        tensor([0.3333, 0.3333, 0.3333, 1.0000], dtype=torch.float64)
+        >>> len(list(sampler))
+        4
+    """
+
+    def __init__(self, labels: Sequence[Sequence[int]]) -> None:
+        counts = count_clips(labels)
+        if not counts.any():
+            raise ValueError("Expected clips that have classes, got none that has one")
+        self.weights = torch.tensor(
+            [sum(1 / counts[label] for label in clip) for clip in labels], dtype=torch.float64
+        )
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch is drawn next; Lightning does so before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        # Not torch's generator itself: other processes may have drawn more or less from theirs.
+        generator = torch.Generator().manual_seed((torch.initial_seed() + self.epoch) % 2**63)
+        yield from torch.multinomial(
+            self.weights, len(self), replacement=True, generator=generator
+        ).tolist()
+
+
+def count_clips(labels: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Count the clips of each class, by the classes of each clip."""
+    return np.bincount(np.fromiter((label for clip in labels for label in clip), np.int64))
+
+
+def hold_out(
+    labels: Sequence[Sequence[int]], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Divide clips at random, with nearly the same share of each class on either side.
+
+    A clip of several classes counts for the rarest of them.
+
+    Args:
+        labels: The classes of each clip, as indices.
+        fraction: How much of it is held out, more than 0 and less than 1.
+        seed: Decides which clips; the same ones for the same seed.
+
+    Returns:
+        The indices of the clips that stay, and of those that are held out, in ascending order.
+
+    Raises:
+        ValueError: The fraction is out of its range, or so near its ends that a side is empty.
+
+    Example:
+        >>> stay, held_out = hold_out([[0]] * 50 + [[1]] * 10, fraction=0.2, seed=0)
+        >>> len(stay), sum(i < 50 for i in held_out), sum(i >= 50 for i in held_out)
+        (48, 10, 2)
+    """
+    counts = count_clips(labels)
+    rarest = torch.tensor([min(clip, key=counts.__getitem__, default=-1) for clip in labels])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[rarest[order].argsort(stable=True)]
+    # Of clips in the order of their classes, one in every 1 / fraction.
+    steps = torch.floor(torch.arange(len(labels) + 1, dtype=torch.float64) * fraction).diff()
+    if not 0 < fraction < 1 or not 0 < steps.sum() < len(labels):
+        raise ValueError(
+            "Expected a fraction between 0 and 1 that leaves clips on both sides, got "
+            f"{fraction} of {len(labels)}"
+        )
+    return _sorted(order[steps == 0]), _sorted(order[steps > 0])
+
+
+def _sorted(indices: Tensor) -> list[int]:
+    found: list[int] = indices.sort().values.tolist()
+    return found

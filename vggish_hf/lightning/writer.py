@@ -1,0 +1,195 @@
+"""Predictions to a folder of Parquet files, from any number of devices, to be gone on with."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from vggish_hf._version import __version__
+from vggish_hf.configuration import VGGishFeatureConfig
+from vggish_hf.lightning._predictions import ClipAssembler, read_prediction
+from vggish_hf.output_folder import EmbeddingFolder
+from vggish_hf.pipeline import VGGishOutput
+
+# So many rows end a part of however few clips: 64 MiB of float32.
+_PART_ROWS = 1 << 17
+_NAMED_FAILURES = 10
+
+
+@runtime_checkable
+class SkipsInputs(Protocol):
+    """A data module that can leave inputs out."""
+
+    def skip(self, ids: Iterable[str]) -> None:
+        """Leave out inputs, in place of those that were left out before."""
+
+
+class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyped
+    """Writes what `predict_step` returns into a folder of embeddings, see `EmbeddingFolder`.
+
+    Every process writes its own files, each of which appears whole; the folder must be one that
+    all machines share. At the end each input is in the folder once, even where a sampler gave it to
+    two processes. A run that was killed goes on where its files end: the data module's `skip` is
+    called with the ids that are on disk, or, where it has none, their rows are not written again.
+    Inputs that failed are tried again.
+
+    Pass `return_predictions=False` to `Trainer.predict`, or the Trainer keeps all predictions in
+    memory beside; the writer keeps no more than one file of each process.
+
+    A prediction is a dict of `EmbeddedParts`; of a module of one's own `id` (a list of str) and
+    `embedding` (rows, size) are enough, with `num_examples` where an id has more or less than one
+    row. Without `first_example` and `is_last` an id is whole; without `start_seconds` its examples
+    follow one another as the module's `extractor` (the reference's, if it has none) makes them.
+    A module says by a method `provenance` what its embeddings come from; of one that does not, the
+    weights' digest is noted.
+
+    Args:
+        folder: Where to write: a new folder, or one of the same weights and options.
+        clips_per_part: Clips of a file, which is what an interruption costs each process.
+        merge: Make one file of all at the end, sorted by id.
+
+    Raises:
+        ValueError: `clips_per_part` is less than one, or the folder holds something else.
+
+    Example:
+        >>> writer = VGGishEmbeddingWriter("embeddings", merge=True)
+        >>> trainer = pl.Trainer(callbacks=[writer])  # doctest: +SKIP
+        >>> trainer.predict(module, data, return_predictions=False)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, folder: str | Path, *, clips_per_part: int = 1024, merge: bool = False
+    ) -> None:
+        super().__init__("batch")
+        if clips_per_part < 1:
+            raise ValueError(f"Expected `clips_per_part` of at least 1, got {clips_per_part}")
+        self.folder = EmbeddingFolder(folder)
+        self.clips_per_part = clips_per_part
+        self.merge = merge
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Read which inputs are on disk; no process writes before all have done so."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict":
+            return
+        data = trainer.datamodule
+        self._done: frozenset[str] = frozenset()
+        if isinstance(data, SkipsInputs):
+            data.skip(self.folder.ids())
+        else:
+            self._done = frozenset(self.folder.ids())
+        self._assembler = ClipAssembler()
+        self._is_started = False
+        self._start_part()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the weights, which may have been loaded since `setup`, with the folder's.
+
+        Raises:
+            ValueError: The folder was made with others.
+        """
+        # Of weights that are divided among processes, the digests differ: the first one's counts.
+        self._provenance = trainer.strategy.broadcast(_provenance(pl_module))
+        self.folder.check(self._provenance)
+        # Lightning says so of every loader without a sampler, for writers of batch indices.
+        warnings.filterwarnings("ignore", "Couldn't infer the batch indices fetched")
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Mapping[str, Any],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Take the rows of a batch, and write a part when there are enough clips.
+
+        Raises:
+            ValueError: The prediction is not as it should be, or of another size than the folder.
+        """
+        parts = read_prediction(prediction, _hop_seconds(pl_module))
+        if not self._is_started:
+            embedding = prediction["embedding"]
+            dtype = torch.uint8 if embedding.dtype == torch.uint8 else torch.float32
+            self.folder.start(self._provenance, embedding.shape[1], dtype)
+            self._is_started = True
+        for clip, output in self._assembler.add(parts):
+            if clip not in self._done:
+                self._clips[clip] = output
+                self._rows += len(output.embeddings)
+                self._write_full_part(trainer.global_rank)
+        for clip, reason in prediction.get("failed", ()):
+            self._assembler.discard(clip)
+            self._failed[clip] = reason
+            self._write_full_part(trainer.global_rank)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the last part, and in one process put the folder in order."""
+        self._write_part(trainer.global_rank)
+        trainer.strategy.barrier("all parts are written")
+        if trainer.is_global_zero and self.folder.manifest is not None:
+            self._report(self.folder.finish(merge=self.merge))
+        trainer.strategy.barrier("the folder is in order")
+
+    def _start_part(self) -> None:
+        self._clips: dict[str, VGGishOutput] = {}
+        self._failed: dict[str, str] = {}
+        self._rows = 0
+
+    def _write_full_part(self, rank: int) -> None:
+        clips = len(self._clips) + len(self._failed)
+        if clips >= self.clips_per_part or self._rows >= _PART_ROWS:
+            self._write_part(rank)
+
+    def _write_part(self, rank: int) -> None:
+        if self._clips or self._failed:
+            self.folder.write_part(self._clips, self._failed, rank=rank)
+            self._start_part()
+
+    def _report(self, embedded: int) -> None:
+        failed = self.folder.failed()
+        lines = [f"{embedded} clips in {self.folder.path}, {len(failed)} failed"]
+        lines += [f"failed: {clip}: {failed[clip]}" for clip in sorted(failed)[:_NAMED_FAILURES]]
+        if len(failed) > _NAMED_FAILURES:
+            lines.append(f"all that failed: {self.folder.left_out_path}")
+        rank_zero_info("\n".join(lines))
+
+
+def _provenance(module: pl.LightningModule) -> dict[str, Any]:
+    """What a module says of itself, and the digest of weights that are of no file."""
+    provenance = getattr(module, "provenance", None)
+    kind = type(module)
+    found: dict[str, Any] = (
+        {"version": __version__, "module": f"{kind.__module__}.{kind.__qualname__}"}
+        if provenance is None
+        else provenance()
+    )
+    if found.get("weights_sha256") is None:
+        found["state_sha256"] = _digest(module)
+    return found
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
+    return digest.hexdigest()
+
+
+def _hop_seconds(module: pl.LightningModule) -> float:
+    """Distance between two examples: that of the module's front end, or of the reference's."""
+    config = getattr(getattr(module, "extractor", None), "config", VGGishFeatureConfig())
+    return float(config.example_hop_length / config.sampling_rate)
