@@ -1,0 +1,41 @@
+"""Frechet Audio Distance: the arithmetic, baselines in files, published tools' preprocessing.
+
+The metric class needs torchmetrics, and is imported when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vggish_hf.metrics.embedding_sets import ClipFailure as ClipFailure
+from vggish_hf.metrics.embedding_sets import EmbeddingSet as EmbeddingSet
+from vggish_hf.metrics.embedding_sets import embed_set as embed_set
+from vggish_hf.metrics.frechet import frechet_distance as frechet_distance
+from vggish_hf.metrics.infinity import InfinityFit as InfinityFit
+from vggish_hf.metrics.infinity import Interval as Interval
+from vggish_hf.metrics.infinity import bootstrap_interval as bootstrap_interval
+from vggish_hf.metrics.infinity import fad_infinity as fad_infinity
+from vggish_hf.metrics.presets import PRESETS as PRESETS
+from vggish_hf.metrics.presets import ClipEmbedder as ClipEmbedder
+from vggish_hf.metrics.presets import Preset as Preset
+from vggish_hf.metrics.presets import PresetName as PresetName
+from vggish_hf.metrics.provenance import provenance_differences as provenance_differences
+from vggish_hf.metrics.scoring import ClipScore as ClipScore
+from vggish_hf.metrics.scoring import FadResult as FadResult
+from vggish_hf.metrics.scoring import frechet_audio_distance as frechet_audio_distance
+from vggish_hf.metrics.statistics import EmbeddingStatistics as EmbeddingStatistics
+from vggish_hf.metrics.statistics import SmallSampleWarning as SmallSampleWarning
+
+if TYPE_CHECKING:
+    from vggish_hf.metrics.audio_distance import FrechetAudioDistance as FrechetAudioDistance
+
+
+def __getattr__(name: str) -> Any:
+    """Find the name that needs torchmetrics.
+
+    Raises:
+        ImportError: torchmetrics is not installed.
+    """
+    if name != "FrechetAudioDistance":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vggish_hf.metrics.audio_distance import FrechetAudioDistance
+
+    return FrechetAudioDistance

@@ -1,0 +1,163 @@
+"""The distance that infinitely many clips would have, and how far a distance is uncertain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vggish_hf.metrics.frechet import Array, frechet_distance
+from vggish_hf.metrics.statistics import EmbeddingStatistics
+
+#: The least number of clips, or of examples, that a distance of 128 dimensions is a line from.
+MIN_DRAWN = 500
+
+
+@dataclass(frozen=True)
+class InfinityFit:
+    """A line through distances over the reciprocal of the number of clips, or of examples.
+
+    Args:
+        score: Where the line meets infinitely many; it may lie below zero.
+        slope: The line's slope: what a distance exceeds `score` by, times the number.
+        r_squared: How much of the distances' variance the line explains, at most 1.
+        points: The numbers drawn, each with its distance.
+        drawn: What was drawn.
+    """
+
+    score: float
+    slope: float
+    r_squared: float
+    points: tuple[tuple[int, float], ...]
+    drawn: Literal["clips", "examples"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+def fad_infinity(
+    real: EmbeddingStatistics,
+    fake: NDArray[Any] | Sequence[NDArray[Any]],
+    *,
+    steps: int = 25,
+    min_count: int = MIN_DRAWN,
+    replace: bool = False,
+    seed: int = 0,
+) -> InfinityFit:
+    """Extrapolate the distance to infinitely many clips (Chong and Forsyth, 2020).
+
+    A distance from N clips is too large by about `slope / N`. Distances of random parts of the set
+    show the slope. The examples of one clip are alike, so that examples drawn one by one show a
+    smaller one: a part of them has examples of nearly all clips.
+
+    Args:
+        real: The statistics that the set is compared with.
+        fake: The embeddings of the set's clips, each (examples, size), which are drawn whole; or
+            one array (examples, size), of which examples are drawn.
+        steps: How many sizes of parts there are, evenly spaced from `min_count` to all.
+        min_count: The smallest part. Below a few times the size of an embedding the distance is no
+            line over 1 / N.
+        replace: Draw the parts with replacement, as fadtk does. The line then leads to the
+            distance of the set as it is, not of what it is a sample of.
+        seed: Seed of the parts.
+
+    Raises:
+        ValueError: There are no more than `min_count` clips or examples, or fewer than 2 steps; or
+            see `EmbeddingStatistics.update`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> real = EmbeddingStatistics.from_covariance(np.zeros(2), np.eye(2), 10_000)
+        >>> fit = fad_infinity(real, rng.normal(size=(4000, 2)) + [3.0, 4.0])
+        >>> round(fit.score), fit.drawn
+        (25, 'examples')
+    """
+    if steps < 2 or min_count < 2 or len(fake) <= min_count:
+        raise ValueError(
+            "Expected more clips or examples than `min_count`, and `min_count` and `steps` of at "
+            f"least 2, got {len(fake)}, {min_count} and {steps}"
+        )
+    draws_examples = isinstance(fake, np.ndarray) and fake.ndim == 2
+    rng = np.random.default_rng(seed)
+    counts = np.linspace(min_count, len(fake), steps).astype(int)
+    distances = []
+    for count in counts:
+        indices = rng.choice(len(fake), count, replace=replace)
+        part = fake[indices] if draws_examples else np.concatenate([fake[i] for i in indices])
+        distances.append(_distance(real, part))
+    score, slope, r_squared = _fit_line(1 / counts, np.array(distances))
+    points = tuple(zip(counts.tolist(), distances, strict=True))
+    return InfinityFit(score, slope, r_squared, points, "examples" if draws_examples else "clips")
+
+
+def bootstrap_interval(
+    real: EmbeddingStatistics,
+    clips: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """Estimate between which values the distance of all that a set is a sample of lies.
+
+    Clips are drawn anew, not examples: those of one clip are alike. The interval is the basic one,
+    `2 d - q` for the quantiles `q` of the distances drawn: they are too large by as much as the
+    distance `d` of the set itself, and so the interval lies around the distance without that bias,
+    at least 0. It knows nothing of the sampling of `real`.
+
+    Args:
+        real: The statistics that the set is compared with.
+        clips: The embeddings of the set's clips, each (examples, size).
+        confidence: The probability that the interval shall have.
+        resamples: How many sets are drawn.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: There are fewer than 2 clips, the confidence is no probability, or there are
+            fewer than 2 resamples; or see `EmbeddingStatistics.update`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> real = EmbeddingStatistics.from_covariance(np.zeros(2), np.eye(2), 10_000)
+        >>> interval = bootstrap_interval(real, rng.normal(size=(200, 5, 2)) + [3.0, 4.0])
+        >>> interval.low < 25 < interval.high
+        True
+    """
+    arrays = [np.asarray(clip) for clip in clips]
+    if len(arrays) < 2 or not 0 < confidence < 1 or resamples < 2:
+        raise ValueError(
+            "Expected at least 2 clips and resamples, and a confidence between 0 and 1, got "
+            f"{len(arrays)}, {resamples} and {confidence}"
+        )
+    rng = np.random.default_rng(seed)
+    distance = _distance(real, np.concatenate(arrays))
+    drawn = [
+        _distance(
+            real, np.concatenate([arrays[i] for i in rng.integers(len(arrays), size=len(arrays))])
+        )
+        for _ in range(resamples)
+    ]
+    tail = (1 - confidence) / 2
+    high, low = 2 * distance - np.quantile(drawn, [tail, 1 - tail])
+    return Interval(max(float(low), 0.0), max(float(high), 0.0), confidence)
+
+
+def _fit_line(x: Array, y: Array) -> tuple[float, float, float]:
+    """Intercept, slope and R squared of the line of least squares."""
+    u, v = x - x.mean(), y - y.mean()
+    slope = float(u @ v / (u @ u))
+    spread = float(v @ v)
+    r_squared = 1 - float(np.sum((v - slope * u) ** 2)) / spread if spread else 1.0
+    return float(y.mean() - slope * x.mean()), slope, r_squared
+
+
+def _distance(real: EmbeddingStatistics, rows: ArrayLike) -> float:
+    fake = EmbeddingStatistics.from_embeddings(rows)
+    return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)

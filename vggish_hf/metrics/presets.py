@@ -1,0 +1,190 @@
+"""What the published tools do to a clip before and after the network, by name.
+
+The facts are those of the tools' code; docs/fad.md lists them point by point, and what a preset
+does not imitate.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vggish_hf.audio import AudioSource
+from vggish_hf.configuration import Padding, check_choice
+from vggish_hf.feature_extraction import VGGishFeatureExtractor
+from vggish_hf.feature_extraction.resampling import check_sampling_rate, resample_blocks
+from vggish_hf.metrics.provenance import weights_sha256
+from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
+
+PresetName = Literal["default", "google", "google-int16", "gudgud", "fadtk"]
+
+_INT16_SCALE = 32_768
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a tool prepares clips and stores embeddings; all take them before any activation or PCA.
+
+    Args:
+        name: The preset.
+        example_hop_seconds: Distance between two examples, seconds; None leaves the pipeline's.
+        padding: See `VGGishFeatureConfig`; None leaves the pipeline's.
+        peak_floor: Each clip is divided by its largest sample (not by the largest magnitude), or
+            by this if that is smaller; None for no normalisation.
+        window_samples: An example is taken only where so many samples are, though it spans fewer.
+        int16: Whether clips are rounded to 16 bits behind the resampler.
+        float16: Whether embeddings are rounded to half precision.
+    """
+
+    name: PresetName
+    example_hop_seconds: float | None = None
+    padding: Padding | None = None
+    peak_floor: float | None = None
+    window_samples: int | None = None
+    int16: bool = False
+    float16: bool = False
+
+
+_GOOGLE = Preset(
+    "google", example_hop_seconds=0.5, padding="none", peak_floor=0.1, window_samples=16_000
+)
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("default"),
+        _GOOGLE,
+        # The samples are integers there, of which the floor is a tenth of the least.
+        replace(_GOOGLE, name="google-int16", peak_floor=0.1 / _INT16_SCALE),
+        Preset("gudgud", example_hop_seconds=0.96, padding="none"),
+        Preset("fadtk", example_hop_seconds=0.96, padding="short", int16=True, float16=True),
+    )
+}
+
+
+class ClipEmbedder:
+    """Clips in, embeddings as a preset makes them out.
+
+    Args:
+        model: A pipeline, or the id of a model: a built-in name, a folder or a Hub id.
+        preset: Whose preprocessing; `"default"` leaves the pipeline as it is.
+
+    Raises:
+        ValueError: There is no such preset, or the model takes audio of another rate than 16 kHz.
+
+    Example:
+        >>> from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel
+        >>> config = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
+        >>> pipe = VGGishPipeline(VGGishFeatureExtractor(), VGGishModel(config))  # random weights
+        >>> embedder = ClipEmbedder(pipe, "google")
+        >>> [rows.shape for _, rows in embedder.stream([(torch.zeros(32_000), 16_000)])]
+        [(3, 128)]
+    """
+
+    def __init__(self, model: VGGishPipeline | str | Path, preset: PresetName = "default") -> None:
+        check_choice("preset", preset, PresetName)
+        self.preset = PRESETS[preset]
+        if not isinstance(model, VGGishPipeline):
+            model = VGGishPipeline.from_pretrained(model)
+        self.pipeline = model
+        if preset != "default":
+            self.pipeline = copy.copy(model)  # which shares the network
+            self.pipeline.extractor = _PresetExtractor(model.extractor, self.preset)
+
+    @property
+    def size(self) -> int:
+        """Length of an embedding."""
+        return self.pipeline.model.config.embedding_size
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the embeddings come from, ready for JSON."""
+        provenance = self.pipeline.provenance("none")
+        if provenance["weights_sha256"] is None:
+            provenance["weights_sha256"] = weights_sha256(self.pipeline.model)
+        preset = asdict(self.preset)
+        del preset["example_hop_seconds"], preset["padding"]  # the features' config has them
+        return {
+            **provenance,
+            "preset": preset,
+            "resampler": "kaiser_best of resampy 0.4.3",
+        }
+
+    def stream(
+        self,
+        clips: Iterable[AudioSource],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        on_error: ErrorHandler | None = None,
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """Embed clips, see `VGGishPipeline.stream`.
+
+        Yields:
+            The clip's position and its embeddings (examples, size).
+        """
+        for output in self.pipeline.stream(
+            clips, batch_size=batch_size, num_workers=num_workers, on_error=on_error
+        ):
+            embeddings = output.embeddings
+            if self.preset.float16:
+                embeddings = embeddings.half().to(embeddings.dtype)
+            yield output.index, embeddings.numpy()
+
+
+class _PresetExtractor(VGGishFeatureExtractor):
+    """The front end behind a preset's preprocessing; the pipeline calls `stream` alone."""
+
+    def __init__(self, extractor: VGGishFeatureExtractor, preset: Preset) -> None:
+        config = extractor.config
+        if config.sampling_rate != 16_000:
+            raise ValueError(
+                f"Expected a model of 16 kHz for the preset {preset.name!r}, got one of "
+                f"{config.sampling_rate} Hz; use the preset 'default'"
+            )
+        hop = preset.example_hop_seconds or config.example_hop_seconds
+        padding = preset.padding or config.padding
+        super().__init__(replace(config, example_hop_seconds=hop, padding=padding))
+        self.preset = preset
+
+    def stream(
+        self, blocks: Iterable[Tensor], sampling_rate: int | None = None, *, max_examples: int = 64
+    ) -> Iterator[Tensor]:
+        rate = self.config.sampling_rate if sampling_rate is None else sampling_rate
+        check_sampling_rate(rate)
+        blocks = _or_silence(resample_blocks(blocks, rate, self.config.sampling_rate))
+        preset = self.preset
+        if preset.int16:
+            blocks = map(_round_to_int16, blocks)
+        if preset.peak_floor is not None:
+            # The one step that needs the clip as a whole.
+            waveform = torch.cat(list(blocks))
+            blocks = [waveform / waveform.max().clamp(min=preset.peak_floor)]
+        if preset.window_samples is not None:
+            waveform = torch.cat(list(blocks))
+            hop = self.config.example_hop_length
+            beyond_last = (len(waveform) - preset.window_samples) % hop
+            is_short = len(waveform) < preset.window_samples
+            # One sample makes no example, but is a clip.
+            blocks = [waveform[: 1 if is_short else len(waveform) - beyond_last]]
+        return super().stream(blocks, max_examples=max_examples)
+
+
+def _or_silence(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Give the one sample of silence that a clip is of which nothing is left at a lower rate."""
+    is_empty = True
+    for block in blocks:
+        is_empty = False
+        yield block
+    if is_empty:
+        yield torch.zeros(1)
+
+
+def _round_to_int16(block: Tensor) -> Tensor:
+    steps = (block * _INT16_SCALE).round().clamp(-_INT16_SCALE, _INT16_SCALE - 1)
+    return steps / _INT16_SCALE

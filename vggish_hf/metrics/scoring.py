@@ -1,0 +1,230 @@
+"""Score a set of clips against another: folders in, a distance with its provenance out."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggish_hf.metrics.embedding_sets import EmbeddingSet, EmbeddingSource, embed_set
+from vggish_hf.metrics.frechet import frechet_distance
+from vggish_hf.metrics.infinity import (
+    MIN_DRAWN,
+    InfinityFit,
+    Interval,
+    bootstrap_interval,
+    fad_infinity,
+)
+from vggish_hf.metrics.presets import ClipEmbedder, PresetName
+from vggish_hf.metrics.provenance import provenance_differences
+from vggish_hf.metrics.statistics import EmbeddingStatistics
+from vggish_hf.pipeline import VGGishPipeline
+
+
+class ClipScore(NamedTuple):
+    """A clip's own distance from the real set."""
+
+    clip: str
+    examples: int
+    score: float | None
+    """None where there are fewer than 2 examples."""
+
+
+@dataclass(frozen=True)
+class FadResult:
+    """A Frechet Audio Distance, and all that it depends on.
+
+    Args:
+        score: The distance.
+        real: The set that was compared with, with its statistics.
+        fake: The set that was scored.
+        notes: What to know before comparing the score with another, and why something that was
+            asked for is missing.
+        per_clip: The distance of each clip of `fake` from `real`, the smallest first, where that
+            was asked for.
+        infinity: The distance of infinitely many clips, where that was asked for.
+        interval: The confidence interval, where that was asked for.
+    """
+
+    score: float
+    real: EmbeddingSet
+    fake: EmbeddingSet
+    notes: tuple[str, ...] = ()
+    per_clip: tuple[ClipScore, ...] | None = None
+    infinity: InfinityFit | None = None
+    interval: Interval | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What made the embeddings of `fake`: package, weights, preset and every number."""
+        return dict(self.fake.statistics.provenance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result, ready for JSON, without the statistics."""
+
+        def described(of: EmbeddingSet) -> dict[str, Any]:
+            failures = [failure._asdict() for failure in of.failures]
+            return {"clips": of.clips, "examples": of.statistics.count, "failures": failures}
+
+        return {
+            "score": self.score,
+            "real": described(self.real),
+            "fake": described(self.fake),
+            "notes": list(self.notes),
+            "per_clip": [clip._asdict() for clip in self.per_clip or ()] or None,
+            "infinity": asdict(self.infinity) if self.infinity else None,
+            "interval": asdict(self.interval) if self.interval else None,
+            "provenance": self.provenance,
+        }
+
+
+def frechet_audio_distance(
+    real: EmbeddingSource,
+    fake: EmbeddingSource,
+    *,
+    model: VGGishPipeline | str | Path | None = None,
+    preset: PresetName = "default",
+    per_clip: bool = False,
+    infinity: bool = False,
+    confidence: float | None = None,
+    force: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    progress: bool = False,
+) -> FadResult:
+    """Compute the Frechet Audio Distance between two sets of clips.
+
+    Clips that cannot be read are named in the result, and the others are counted. Memory is bounded
+    whatever the number of clips, except that `infinity` and `confidence` keep the embeddings of
+    `fake`: 512 bytes an example.
+
+    Args:
+        real: The set to compare with: a folder of audio, a glob, a `.txt` list, a Parquet file of
+            embeddings, a `.npz` file of statistics, a list of audio sources, or statistics.
+        fake: The set to score, likewise.
+        model: What embeds audio: a pipeline, or a model's id. Not needed where there is no audio.
+        preset: Whose preprocessing, see `PRESETS` and docs/fad.md.
+        per_clip: Score each clip of `fake` on its own, too.
+        infinity: Extrapolate to infinitely many clips, too, see `fad_infinity`: by drawing clips,
+            or examples where there are no more than 500 clips; with the preset `"fadtk"` as that
+            tool does.
+        confidence: Estimate an interval of this confidence, too; see `bootstrap_interval`.
+        force: Compare sets that were not embedded alike.
+        batch_size: Examples that the network takes at once.
+        num_workers: Clips that are decoded at once.
+        progress: Whether to show a bar, where standard error is a terminal.
+
+    Raises:
+        FileNotFoundError: There is no such model, or no such file of embeddings or statistics.
+        ValueError: A set has fewer than 2 examples, the sets were not embedded alike, or an
+            argument is refused; see `embed_set`, `fad_infinity` and `bootstrap_interval`.
+
+    Example:
+        >>> from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel
+        >>> import torch
+        >>> config = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
+        >>> pipe = VGGishPipeline(VGGishFeatureExtractor(), VGGishModel(config))  # random weights
+        >>> clips = [(torch.rand(160_000) - 0.5, 16_000) for _ in range(2)]
+        >>> result = frechet_audio_distance(clips, clips, model=pipe)
+        >>> result.score < 1e-9, result.fake.clips, result.fake.statistics.count
+        (True, 2, 20)
+    """
+    if confidence is not None and not 0 < confidence < 1:
+        raise ValueError(f"Expected a `confidence` between 0 and 1, got {confidence}")
+    embedder = None if model is None else ClipEmbedder(model, preset)
+    embed = partial(
+        embed_set,
+        embedder=embedder,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    real_set = embed(real)
+    _check_count("real", real_set)
+    kept: list[NDArray[Any]] = []
+    scores: list[ClipScore] = []
+
+    def note_clip(name: str, rows: NDArray[Any]) -> None:
+        if infinity or confidence is not None:
+            kept.append(rows)
+        if per_clip:
+            scores.append(_score_clip(real_set.statistics, name, rows))
+
+    needs_clips = per_clip or infinity or confidence is not None
+    fake_set = embed(
+        fake,
+        compared_with=real_set.statistics,
+        force=force,
+        on_clip=note_clip if needs_clips else None,
+    )
+    _check_count("fake", fake_set)
+    a, b = real_set.statistics, fake_set.statistics
+    notes = _notes(a, b)
+    fit = interval = None
+    # The score is there: what cannot be had besides must not cost it.
+    try:
+        fit = _extrapolate(a, kept, preset, notes) if infinity else None
+        interval = bootstrap_interval(a, kept, confidence=confidence) if confidence else None
+    except ValueError as error:
+        notes.append(str(error))
+    return FadResult(
+        frechet_distance(a.mean, a.covariance, b.mean, b.covariance),
+        real_set,
+        fake_set,
+        tuple(notes),
+        tuple(sorted(scores, key=_rank)) if per_clip else None,
+        fit,
+        interval,
+    )
+
+
+def _check_count(role: str, of: EmbeddingSet) -> None:
+    if of.statistics.count < 2:
+        reasons = "".join(f"\n  {clip}: {reason}" for clip, reason in of.failures[:10])
+        raise ValueError(
+            f"Expected at least 2 examples in `{role}`, got {of.statistics.count}; clips that were "
+            f"not counted: {len(of.failures)}{reasons}"
+        )
+
+
+def _score_clip(real: EmbeddingStatistics, name: str, rows: NDArray[Any]) -> ClipScore:
+    clip = EmbeddingStatistics.from_embeddings(rows)
+    if clip.count < 2:
+        return ClipScore(name, clip.count, None)
+    distance = frechet_distance(real.mean, real.covariance, clip.mean, clip.covariance)
+    return ClipScore(name, clip.count, distance)
+
+
+def _extrapolate(
+    real: EmbeddingStatistics, clips: list[NDArray[Any]], preset: PresetName, notes: list[str]
+) -> InfinityFit:
+    if preset == "fadtk":
+        return fad_infinity(real, np.concatenate(clips), replace=True)
+    if len(clips) > MIN_DRAWN:
+        return fad_infinity(real, clips)
+    fit = fad_infinity(real, np.concatenate(clips))
+    notes.append(
+        f"{len(clips)} clips are too few to draw clips for infinity: examples were drawn, and "
+        "since those of a clip are alike, the result is still too large"
+    )
+    return fit
+
+
+def _rank(clip: ClipScore) -> tuple[bool, float]:
+    return clip.score is None, clip.score or 0.0
+
+
+def _notes(real: EmbeddingStatistics, fake: EmbeddingStatistics) -> list[str]:
+    notes = [
+        f"{role}: {note}"
+        for role, statistics in (("real", real), ("fake", fake))
+        if (note := statistics.small_sample_note())
+    ]
+    differences = provenance_differences(real.provenance, fake.provenance)
+    notes.extend(f"not embedded alike: {difference}" for difference in differences)
+    config = fake.provenance.get("config")
+    if isinstance(config, dict) and config.get("embedding_activation") == "relu":
+        notes.append("the model applies a ReLU, which no preset has: scores differ from published")
+    return notes
