@@ -1,5 +1,7 @@
 """Each head against a slow version that never sees the filling."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -126,6 +128,16 @@ def test_a_clip_without_examples_is_one_of_a_zero_embedding(head, embeddings, ma
     assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
     nothing = head(embeddings[:, :0], mask[:, :0])
     assert torch.allclose(nothing, expected.expand(4, -1))
+
+
+@each_config
+def test_a_clip_without_examples_is_in_no_statistics(head, embeddings, mask):
+    without = copy.deepcopy(head).train()
+    without(embeddings[:3], mask[:3])
+    mask[3] = False
+    head.train()(embeddings, mask)
+    for found, expected in zip(head.buffers(), without.buffers(), strict=True):
+        assert torch.allclose(found, expected)
 
 
 @each_config

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from huggingface_hub.errors import HfHubHTTPError
 
 import vggish_hf
-from vggish_hf.cli import audioset, convert, demo, embed, info, predict, push, train
+from vggish_hf.cli import audioset, convert, demo, embed, fad, info, predict, push, train
 
 # The base of the Hub's errors and of a lost connection, in whichever library huggingface_hub uses.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -17,6 +17,7 @@ examples:
   vggish-hf embed music/ -o music.parquet
   vggish-hf convert vggish_model.ckpt --pca vggish_pca_params.npz -o vggish/
   vggish-hf embed clip.wav --model vggish/ --postprocess uint8 -o clip.npz
+  vggish-hf train --config demo --data.source sounds/ --output mine/
 
 `vggish-hf COMMAND --help` tells more of each command.
 """
@@ -32,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vggish-hf {vggish_hf.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (embed, convert, info, push, audioset, train, predict, demo):
+    for command in (embed, convert, info, push, audioset, train, predict, fad, demo):
         command.add_parser(commands)
     return parser
 

@@ -30,18 +30,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_device(name: str) -> None:
+    """Raise ValueError unless this machine has such a device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Expected a device of this machine, got {name!r}: {error}") from None
+
+
 def load_pipeline(args: argparse.Namespace, **settings: Any) -> VGGishPipeline:
     """Load the pipeline that the options of `add_model_options` name.
 
     Raises:
         ValueError: There is no such device.
     """
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"Expected a device of this machine, got {args.device!r}: {error}"
-        ) from None
+    check_device(args.device)
     return VGGishPipeline.from_pretrained(
         args.model,
         device=args.device,

@@ -1,20 +1,18 @@
 """`vggish-hf train`: Lightning's command line over the classifier and the data modules."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import is_zipfile
+
+from vggish_hf._files import unfinished_file
 
 if TYPE_CHECKING:
-    from lightning.pytorch.cli import LightningCLI
+    from vggish_hf.cli._train_cli import TrainCLI
 
 _CONFIGS = Path(__file__).parents[1] / "assets" / "training"
-
-_DESCRIPTION = """\
-Train a classifier on a folder of audio, on AudioSet's embeddings or on its clips. Every argument of
-the classifier, the data module and Lightning's trainer is an option here, and may stand in a YAML
-file. Two such files are built in: --config audioset-embeddings and --config demo.
-"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,76 +23,95 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    cli = _make_cli(list(_with_paths(args.rest)))
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    if cli.config.test:
-        cli.trainer.test(cli.model, datamodule=cli.datamodule)
-    if not cli.trainer.is_global_zero:
-        return 0
-    if cli.config.output is not None:
-        cli.model.save_pretrained(cli.config.output)
-        cli.parser.save(
-            cli.config,
-            Path(cli.config.output, "training.yaml"),
-            skip_none=False,
-            overwrite=True,
-            multifile=False,
-        )
-        print(f"the classifier is in {cli.config.output}")
-    if cli.config.network is not None:
-        cli.model.network().save_pretrained(cli.config.network)
-        print(f"the network is in {cli.config.network}")
+    import vggish_hf.lightning  # noqa: F401 - says which extra is missing
+    from vggish_hf.cli._train_cli import TrainCLI, plain_words
+
+    with plain_words():
+        cli = TrainCLI(list(_with_paths(args.rest)))
+        _check(cli)
+        _fit(cli)
+        if cli.trainer.is_global_zero:
+            _save(cli)
+        if cli.config.test:
+            cli.datamodule.setup("test")
+            if cli.datamodule.test is not None:
+                cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     return 0
 
 
 def _with_paths(arguments: Sequence[str]) -> Iterator[str]:
-    """Put its path where the name of a built-in config stands."""
-    names = {path.stem: str(path) for path in _CONFIGS.glob("*.yaml")}
+    """Put its path where the name of a built-in config stands.
+
+    Raises:
+        ValueError: There is no such config.
+    """
     previous = ""
     for argument in arguments:
-        option, _, value = argument.partition("=")
+        option, is_pair, value = argument.partition("=")
         if previous in ("-c", "--config"):
-            yield names.get(argument, argument)
-        elif option == "--config" and value in names:
-            yield f"{option}={names[value]}"
+            yield _find_config(argument)
+        elif option == "--config" and is_pair:
+            yield f"{option}={_find_config(value)}"
         else:
             yield argument
         previous = argument
 
 
-def _make_cli(arguments: list[str]) -> "LightningCLI":
-    from vggish_hf import lightning as ours  # says which extra is missing  # isort: skip
-    from lightning.pytorch import LightningDataModule
-    from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+def _find_config(name: str) -> str:
+    built_in = {path.stem: str(path) for path in sorted(_CONFIGS.glob("*.yaml"))}
+    if name in built_in:
+        return built_in[name]
+    if not Path(name).is_file():
+        raise ValueError(
+            f"Expected {', '.join(built_in)} or a YAML file for --config, got {name!r}"
+        )
+    return name
 
-    class TrainCLI(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_argument(
-                "--test", type=bool, default=False, help="score the test data at the end"
-            )
-            parser.add_argument(
-                "--output", type=str | None, default=None, help="folder to save the classifier in"
-            )
-            parser.add_argument(
-                "--network",
-                type=str | None,
-                default=None,
-                help="folder to save the network without its head in, for --model",
-            )
-            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
-            parser.link_arguments("data.task", "model.task", apply_on="instantiate")
 
-        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-            # Lightning's own warns wherever sys.argv is not empty, though it is not read.
-            self.config = parser.parse_args(args)
+def _check(cli: "TrainCLI") -> None:
+    """Find out before the training what would go wrong behind it.
 
-    return TrainCLI(
-        ours.VGGishClassifier,
-        LightningDataModule,
-        subclass_mode_data=True,
-        save_config_callback=None,  # it writes to the working folder where there is no logger
-        parser_kwargs={"prog": "vggish-hf train", "description": _DESCRIPTION},
-        args=arguments,
-        run=False,
-        auto_configure_optimizers=False,
-    )
+    Raises:
+        ValueError: There is something.
+    """
+    checkpoint = cli.config.checkpoint
+    if checkpoint is not None and not is_zipfile(checkpoint):
+        raise ValueError(f"Expected a checkpoint of Lightning, there is none at {checkpoint!r}")
+    folders = {"--output": cli.config.output, "--network": cli.config.network}
+    given = {option: Path(folder) for option, folder in folders.items() if folder is not None}
+    for option, folder in given.items():
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"Expected a folder for {option}, {str(there)!r} is a file")
+    if len({folder.resolve() for folder in given.values()}) < len(given):
+        raise ValueError(f"Expected two folders for --output and --network, got {folders}")
+    if "--network" in given and cli.model.backbone is None:
+        raise ValueError("Expected no --network: this classifier is a head alone, and has none")
+    if not given and cli.trainer.is_global_zero:
+        print("nothing will be saved: see --output and --network", file=sys.stderr)
+
+
+def _fit(cli: "TrainCLI") -> None:
+    try:
+        cli.trainer.fit(
+            cli.model,
+            datamodule=cli.datamodule,
+            ckpt_path=cli.config.checkpoint,
+            weights_only=True,
+        )
+    except SystemExit:
+        if cli.trainer.interrupted:  # Lightning exits with 1
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _save(cli: "TrainCLI") -> None:
+    if cli.config.output is not None:
+        cli.model.save_pretrained(cli.config.output)
+        config = cli.parser.dump(cli.config)
+        with unfinished_file(Path(cli.config.output, "training.yaml")) as unfinished:
+            unfinished.write_text(config, encoding="utf-8")
+        print(f"the classifier is in {cli.config.output}")
+    if cli.config.network is not None:
+        cli.model.network().save_pretrained(cli.config.network)
+        print(f"the network is in {cli.config.network}")

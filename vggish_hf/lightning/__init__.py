@@ -27,7 +27,9 @@ from vggish_hf.lightning.batches import collate_waveforms as collate_waveforms
 from vggish_hf.lightning.batches import extract_batch as extract_batch
 from vggish_hf.lightning.classified import ClassifiedClip as ClassifiedClip
 from vggish_hf.lightning.classifier import VGGishClassifier as VGGishClassifier
+from vggish_hf.lightning.data_module import ClipDataModule as ClipDataModule
 from vggish_hf.lightning.embedder import VGGishEmbedder as VGGishEmbedder
+from vggish_hf.lightning.fad_callback import FADCallback as FADCallback
 from vggish_hf.lightning.finetuning import VGGishFinetuning as VGGishFinetuning
 from vggish_hf.lightning.heads import HeadConfig as HeadConfig
 from vggish_hf.lightning.heads import make_head as make_head

@@ -66,9 +66,9 @@ def draw_map(embeddings: Tensor, labels: Tensor, classes: Sequence[str], title: 
             xlabel=f"principal component 1 ({shares[0]:.0%} of the variance)",
             ylabel=f"principal component 2 ({shares[1]:.0%})",
         )
-        colours = colormaps["hsv"].resampled(len(classes))
-        if len(classes) <= _MAX_LEGEND:
-            colours = colormaps["tab20"]
+        colours = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+        if len(classes) > _MAX_LEGEND:
+            colours = colormaps["hsv"].resampled(len(classes))
         for label in sorted(set(labels.tolist())):
             x, y = points[labels == label].mT.numpy()
             name, colour = ("none", "grey") if label < 0 else (classes[label], colours(label))
@@ -104,7 +104,8 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> "Fi
         axes.set_xticks(range(count), classes, rotation=90, parse_math=False)
         axes.set_yticks(range(count), classes, parse_math=False)
     if count <= _MAX_NUMBERS:
-        for (row, column), value in np.ndenumerate(values):
+        for row, column in np.argwhere(~np.isnan(values)):
+            value = values[row, column]
             colour = "white" if value > 0.5 else "black"
             axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
     return figure

@@ -1,0 +1,205 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from vggish_hf import VGGishPipeline
+from vggish_hf.cli import main
+from vggish_hf.metrics import EmbeddingStatistics, frechet_audio_distance
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Eight clips of noise, and the same with a tone; one more of the second is broken."""
+    parent = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(0)
+    tone = np.sin(np.arange(48_000) / 3) / 3
+    for name in ("real", "fake", "broken"):
+        parent.joinpath(name).mkdir()
+    for number in range(8):
+        noise = rng.normal(size=48_000) / 10 * (number + 1) / 8
+        soundfile.write(parent / "real" / f"{number}.wav", noise, 16_000, subtype="FLOAT")
+        for name in ("fake", "broken"):
+            soundfile.write(parent / name / f"{number}.wav", noise + tone, 16_000, subtype="FLOAT")
+    parent.joinpath("broken", "x.wav").write_bytes(b"noise")
+    return parent
+
+
+@pytest.fixture
+def fad(lively_model_folder):
+    """Run `fad` with the lively model; returns the exit code."""
+
+    def run(*arguments, model=lively_model_folder):
+        return main(["fad", *map(str, arguments), "--model", str(model)])
+
+    return run
+
+
+@pytest.fixture
+def expected(folders, lively_model_folder):
+    return frechet_audio_distance(
+        folders / "real", folders / "fake", model=lively_model_folder, per_clip=True
+    )
+
+
+def without_notes(text):
+    return [line for line in text.splitlines() if not line.startswith("note: ")]
+
+
+def test_two_folders(fad, folders, expected, capsys, lively_model_folder):
+    assert fad(folders / "real", folders / "fake") == 0
+    captured = capsys.readouterr()
+    pipe = VGGishPipeline.from_pretrained(lively_model_folder)
+    origin = f"model {lively_model_folder}, weights {pipe.weights_sha256[:12]}, preset default"
+    assert without_notes(captured.out) == [
+        "set      clips  examples  failed",
+        "real         8        24       0",
+        "fake         8        24       0",
+        f"FAD {expected.score:.4g} ({origin})",
+    ]
+    assert "note: real: 24 examples of 128 dimensions: the covariance is singular" in captured.out
+    assert captured.err == ""
+
+
+def test_per_file(fad, folders, expected, capsys):
+    assert fad(folders / "real", folders / "fake", "--per-file") == 0
+    header, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert header.split() == ["score", "examples", "file"]
+    assert len({row.index("  /") for row in (header.replace("file", "/"), *rows)}) == 1
+    found = [(float(row.split()[0]), int(row.split()[1]), row.split()[2]) for row in rows]
+    assert found == [
+        (pytest.approx(clip.score, rel=1e-3), clip.examples, clip.clip)
+        for clip in expected.per_clip
+    ]
+
+
+def test_clips_that_fail(fad, folders, expected, capsys):
+    assert fad(folders / "real", folders / "broken") == 1
+    captured = capsys.readouterr()
+    assert f"FAD {expected.score:.4g}" in captured.out
+    assert "fake         8        24       1" in captured.out
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"failed: {folders / 'broken' / 'x.wav'}: ")
+
+
+def test_json(fad, folders, expected, capsys, tmp_path):
+    out = tmp_path / "result.json"
+    assert fad(folders / "real", folders / "broken", "--json", out, "--per-file") == 1
+    assert "FAD" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["score"] == pytest.approx(expected.score, rel=1e-4)
+    assert len(found["per_clip"]) == 8
+    assert found["fake"]["failures"][0]["clip"].endswith("x.wav")
+    assert found["provenance"]["weights_sha256"] == expected.provenance["weights_sha256"]
+    assert os.listdir(tmp_path) == ["result.json"]
+    assert fad(folders / "real", folders / "broken", "--json", "-", "--per-file") == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["score"] == pytest.approx(found["score"], rel=1e-6)
+    assert printed.keys() == found.keys()
+
+
+def test_statistics_and_embeddings_need_no_model(fad, folders, expected, capsys, tmp_path):
+    real = tmp_path / "real.npz"
+    assert fad(folders / "real", folders / "fake", "--save-stats", real) == 0
+    first = capsys.readouterr().out
+    saved = EmbeddingStatistics.load(real)
+    assert np.allclose(saved.covariance, expected.real.statistics.covariance, atol=1e-3)
+    model = saved.provenance["model"]
+    fake = tmp_path / "fake.parquet"
+    assert main(["embed", str(folders / "fake"), "-o", str(fake), "--model", model]) == 0
+    capsys.readouterr()
+    assert fad(real, fake, model="./there is none") == 0
+    found = capsys.readouterr().out
+    # A file of statistics does not know of clips, and one of embeddings of no preset.
+    assert "real                  24       0\n" in found
+    assert first.replace(", preset default", "").splitlines()[2:] == found.splitlines()[2:]
+    assert fad(real, folders / "fake", model="./there is none") == 2
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_sets_that_were_embedded_differently(fad, folders, capsys, tmp_path):
+    real = tmp_path / "real.npz"
+    assert fad(folders / "real", folders / "fake", "--preset", "google", "--save-stats", real) == 0
+    assert "preset google)" in capsys.readouterr().out
+    assert fad(real, folders / "fake") == 2
+    assert "preset.peak_floor: 0.1 and None" in capsys.readouterr().err
+    assert fad(real, folders / "fake", "--force") == 0
+    assert "note: not embedded alike: preset.peak_floor: 0.1 and None" in capsys.readouterr().out
+
+
+def test_infinity(fad, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shift in (("real", 0), ("fake", 1)):
+        rows = rng.normal(size=(700, 128)) + shift
+        statistics = EmbeddingStatistics.from_embeddings(rows)
+        statistics.save(tmp_path / f"{name}.npz")
+    from vggish_hf import VGGishOutput
+    from vggish_hf.outputs import open_output
+
+    with open_output(tmp_path / "fake.parquet", 128, torch.float32, {}) as write:
+        for number, row in enumerate(torch.from_numpy(rows).float()):
+            write(str(number), VGGishOutput(row[None], torch.zeros(1).double()))
+    assert fad(tmp_path / "real.npz", tmp_path / "fake.parquet", "--inf") == 0
+    result = frechet_audio_distance(tmp_path / "real.npz", tmp_path / "fake.parquet", infinity=True)
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == f"FAD {result.score:.4g}"
+    fit = result.infinity
+    assert out[-1] == f"infinity {fit.score:.4g} (R2 {fit.r_squared:.4f}, drawn: clips)"
+    assert fad(tmp_path / "real.npz", tmp_path / "fake.npz", "--inf") == 2
+    assert "Expected clips, since each of them is needed, got statistics" in capsys.readouterr().err
+
+
+def test_plot(fad, folders, tmp_path, capsys):
+    import matplotlib.pyplot as plt
+
+    picture = tmp_path / "files.png"
+    assert fad(folders / "real", folders / "fake", "--plot", picture) == 0
+    assert "examples  file" not in capsys.readouterr().out
+    assert np.ptp(matplotlib.image.imread(picture)) > 0.5
+    assert os.listdir(tmp_path) == ["files.png"]
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--save-stats", "stats.npy"], "Expected --save-stats to end in .npz, got 'stats.npy'"),
+        (["--save-stats", "none/a.npz"], "in an existing folder, got 'none/a.npz'"),
+        (["--json", "none/a.json"], "in an existing folder, got 'none/a.json'"),
+        (["--plot", "."], "in an existing folder, got '.'"),
+        (["--plot", "a.npz"], "Expected a picture that ends in one of eps, "),
+    ],
+)
+def test_outputs_are_checked_first(options, message, fad, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fad("none/", "none/", *options, model="./none") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_plot_without_matplotlib():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from vggish_hf.cli import main;"
+        "sys.exit(main(['fad', 'a', 'b', '--plot', 'c.png']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--plot draws with matplotlib: pip install 'vggish-hf[plot]'" in done.stderr
+
+
+def test_no_score(fad, folders, capsys, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert fad(folders / "real", empty, model="./none") == 2
+    assert "names none" in capsys.readouterr().err
+    assert fad(folders / "real", folders / "broken" / "x.wav", "--save-stats", "a.npz") == 2
+    assert "at least 2 examples in `fake`, got 0" in capsys.readouterr().err
+    assert not Path("a.npz").exists()

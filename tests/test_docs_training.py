@@ -1,0 +1,82 @@
+"""The examples of docs/training.md, run as they stand."""
+
+import doctest
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from clip_sources import IDS, SPEECH, write_csv, write_folder
+from sounds import make_sound, write_sounds
+
+import vggish_hf.lightning
+from vggish_hf.cli import main, make_parser
+
+pytestmark = [
+    # Lightning asks torch in a way that torch deprecates
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is:FutureWarning"),
+    # a few clips need none
+    pytest.mark.filterwarnings(r"ignore:The '\w+_dataloader' does not have many workers"),
+    # data without validation clips, as some examples have
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
+]
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch, small_model_folder, request):
+    """A folder with the files that the document speaks of, and a Trainer that prints nothing."""
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    for option in ("ENABLE_PROGRESS_BAR", "ENABLE_CHECKPOINTING", "LOGGER"):
+        monkeypatch.setenv(f"PL_TRAINER_{option}", "False")
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")  # to be restored: seeding sets them
+    shutil.copytree(small_model_folder, "vggish")
+    sound = make_sound("engine", 3.0, 16_000, np.random.default_rng(1))
+    soundfile.write("clip.wav", sound, 16_000)
+    write_sounds(Path("sounds"))
+    [table] = re.findall(r"```\n(path,label.*?)```", TEXT, re.DOTALL)
+    Path("sounds", "labels.csv").write_text(table, encoding="utf-8")
+    released = request.path.parent / "data" / "audioset"
+    for split in ("bal_train", "eval"):
+        shutil.copytree(released / split, Path("audioset_v1_embeddings", split))
+    write_csv(Path("segments.csv"), dict.fromkeys(IDS, (0, 4)))
+    write_folder(Path("audio"), {f"{name}.wav": SPEECH for name in IDS})
+
+
+def test_examples(reader):
+    examples = doctest.DocTestParser().get_doctest(TEXT, {}, "training.md", "training.md", 0)
+    assert len(examples.examples) > 60
+    found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples)
+    assert found.failed == 0
+
+
+def test_every_command_parses(capsys):
+    lines = re.findall(r"^vggish-hf (.*)$", TEXT.replace("\\\n", ""), re.M)
+    assert len(lines) > 5
+    for line in lines:
+        arguments = shlex.split(line)
+        if arguments[0] != "train":
+            make_parser().parse_args(arguments)
+        elif "mine/training.yaml" not in arguments:
+            with pytest.raises(SystemExit, match="0"):
+                main([*arguments, "--print_config"])
+
+
+def test_every_name_is_shown():
+    shown = TEXT + (DOCS / "fad.md").read_text(encoding="utf-8")
+    names = {
+        name
+        for name, value in vars(vggish_hf.lightning).items()
+        if getattr(value, "__module__", "").startswith("vggish_hf.") and not name.startswith("_")
+    }
+    assert {"VGGishClassifier", "mixup"} < names
+    names |= set(vggish_hf.lightning._NEED_DATASETS)
+    assert {name for name in names if name not in shown} == set()
