@@ -60,7 +60,7 @@ def predict(folder):
 def expected(folder, paths):
     classifier = VGGishClassifier.from_pretrained(folder)
     scores = torch.stack([clip.scores for clip in classifier.classify(paths)])
-    assert scores.std(0).min() > 1e-3  # no two clips are the same to it
+    assert torch.pdist(scores).min() > 1e-4  # no two clips are the same to it
     return scores
 
 

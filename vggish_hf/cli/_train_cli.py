@@ -22,8 +22,8 @@ _DESCRIPTION = """\
 Train a classifier on a folder of audio, on AudioSet's embeddings or on its clips. Every argument of
 the classifier, the data module and Lightning's trainer is an option, and may stand in a YAML file.
 Two such files are built in: --config audioset-embeddings and --config demo. What a data module
-takes: --data.help AudioFolderDataModule. Nothing is written but what --output, --network, a logger
-or a callback is told to write.
+takes: --data.help AudioFolderDataModule. What is made is lost, unless --output, --network, a logger
+or a callback says where to write it.
 """
 
 # What Lightning tells of itself.
@@ -56,7 +56,7 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
 
     def __init__(self, arguments: list[str]) -> None:
         with suppress(ImportError):  # without `datasets` all else works
-            import_module("vggish_hf.lightning.audioset_data")
+            pass
         super().__init__(
             VGGishClassifier,
             ClipDataModule,
