@@ -56,7 +56,7 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
 
     def __init__(self, arguments: list[str]) -> None:
         with suppress(ImportError):  # without `datasets` all else works
-            pass
+            import_module("vggish_hf.lightning.audioset_data")
         super().__init__(
             VGGishClassifier,
             ClipDataModule,
