@@ -197,6 +197,14 @@ class TestCommand:
         assert list(here.iterdir()) == []
 
     @pytest.mark.slow
+    def test_data_modules_by_their_names(self):
+        for name in ("AudioFolder", "AudioSetEmbeddings", "AudioSetClips"):
+            done = run_command("--data", f"{name}DataModule")
+            assert done.returncode == 2
+            assert done.stderr.endswith("source\n"), done.stderr  # is required
+            assert done.stderr.startswith("vggish-hf: error: --data: the following arguments")
+
+    @pytest.mark.slow
     def test_two_processes(self, sounds, tmp_path):
         arguments = [*ONE_EPOCH, "--data.source", sounds, "--output", tmp_path / "mine"]
         arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
@@ -238,11 +246,11 @@ def test_a_checkpoint_is_gone_on_with(sounds, tmp_path, here, capsys):
 
 def test_scores_of_another_epoch_are_not_repeated(sounds, here, capsys):
     arguments = ["--data.source", str(sounds), "--data.validation_folds", "[3]"]
-    arguments += ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
+    arguments += ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"]
     assert main(["train", *ONE_EPOCH, *arguments]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert read_scores(first).keys() == {"train_loss"}
-    assert {"train_loss", "val_loss", "val_accuracy"} <= read_scores(second).keys()
+    first, second, third = map(read_scores, capsys.readouterr().out.splitlines())
+    assert first.keys() == third.keys() == {"train_loss"}
+    assert {"train_loss", "val_loss", "val_accuracy"} <= second.keys()
 
 
 def test_no_test_on_request(sounds, here, capsys):
