@@ -229,3 +229,8 @@ def test_clips_balanced_and_held_out(clips, tmp_path):
     )
     data.setup("fit")
     assert sorted(ids(data.train_dataloader()) + ids(data.val_dataloader())) == sorted(IDS[:2])
+
+
+def test_a_folder_of_clips_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="there is no folder 'org/name/clips'"):
+        AudioSetClipsDataModule("org/name").setup("fit")

@@ -79,7 +79,7 @@ class TestForward:
 
     @torch.no_grad()
     def test_embeddings(self, embedding_batch):
-        classifier = VGGishClassifier(CLASSES).eval()
+        classifier = VGGishClassifier(CLASSES, postprocess="pca").eval()
         assert classifier.backbone is None
         logits = classifier(embedding_batch)
         rows = VGGishPostprocessor.dequantize(embedding_batch["embedding"])
@@ -91,14 +91,26 @@ class TestForward:
 
     @torch.no_grad()
     def test_embeddings_pass_a_network_by(self, small_model_folder, embedding_batch):
-        classifier = make_classifier(config=None, pretrained=str(small_model_folder)).eval()
-        head = VGGishClassifier(CLASSES).eval()
+        classifier = make_classifier(
+            config=None, pretrained=str(small_model_folder), postprocess="pca"
+        ).eval()
+        head = VGGishClassifier(CLASSES, postprocess="pca").eval()
         head.head.load_state_dict(classifier.head.state_dict())
         assert torch.equal(classifier(embedding_batch), head(embedding_batch))
+
+    def test_released_embeddings_are_whitened(self, embedding_batch):
+        with pytest.raises(ValueError, match="Expected postprocess='pca' for embeddings of uint8"):
+            VGGishClassifier(CLASSES)(embedding_batch)
 
     def test_audio_needs_a_network(self, batch):
         with pytest.raises(ValueError, match="has no network for audio; pass `pretrained` or"):
             VGGishClassifier(CLASSES)(batch)
+
+    def test_a_feature_config_of_some_fields_keeps_the_rest(self):
+        classifier = make_classifier(feature_config={"example_hop_seconds": 0.48})
+        assert classifier.extractor.config == VGGishFeatureConfig(
+            example_hop_seconds=0.48, padding="short"
+        )
 
     @torch.no_grad()
     def test_clips_without_an_example(self, clips):
@@ -177,7 +189,7 @@ class TestAugmentation:
     @pytest.mark.parametrize("of_embeddings", [False, True])
     @torch.no_grad()
     def test_mixup(self, of_embeddings, batch, embedding_batch):
-        network = {"config": None} if of_embeddings else {}
+        network = {"config": None, "postprocess": "pca"} if of_embeddings else {}
         plain = make_classifier(**network)
         mixed = make_classifier(**network, mixup_alpha=1.0)
         losses = []

@@ -91,3 +91,8 @@ def test_a_part_is_missing(first):
     list(assembler.add([part("a", 0, 2, False)]))
     with pytest.raises(ValueError, match=f"begins with example 2, got `first_example` {first}"):
         list(assembler.add([part("a", first, 2, True)]))
+
+
+def test_sixteen_bits_are_stored_as_thirty_two():
+    [part] = read_prediction({"id": ["a"], "embedding": ROWS[:1].bfloat16()}, 0.96)
+    assert part.embedding.dtype == torch.float32

@@ -30,7 +30,7 @@ def part(tmp_path):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(_parquet_parts, "_BLOCK_ROWS", 3)
-    monkeypatch.setattr(_parquet_parts, "_GROUP_RUNS", 2)
+    monkeypatch.setattr(_parquet_parts, "_GROUP_ROWS", 3)
 
 
 def test_ids(part):

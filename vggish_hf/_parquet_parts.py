@@ -7,7 +7,7 @@ import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, count, groupby, islice
+from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from vggish_hf._files import unfinished_file
 
 _BLOCK_ROWS = 4096  # 2 MiB of float32
 _READ_BYTES = 1 << 20  # of a column at once
-_GROUP_RUNS = 1024  # clips, or parts of them, in a group of rows of a merged file
+_GROUP_ROWS = 16_384  # of a merged file
 _OPEN_FILES = 16
 
 
@@ -96,8 +96,15 @@ def _merge(paths: Sequence[Path], target: Path) -> None:
     with _open_part(paths[0]) as part:
         schema = part.schema_arrow
     with pq.ParquetWriter(target, schema) as writer:
-        for first in runs:
-            group = [rows for _, rows in chain([first], islice(runs, _GROUP_RUNS - 1))]
+        group: list[pa.RecordBatch] = []
+        num_rows = 0
+        for _, rows in runs:
+            group.append(rows)
+            num_rows += len(rows)
+            if num_rows >= _GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(group, schema))
+                group, num_rows = [], 0
+        if group:
             writer.write_table(pa.Table.from_batches(group, schema))
 
 

@@ -63,6 +63,8 @@ def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[R
         raise ValueError(
             f"Expected `start_seconds` of each row, got {len(times)} for {len(embedding)} rows"
         )
+    if embedding.dtype in (torch.bfloat16, torch.float16):
+        embedding = embedding.float()  # as they are stored
     rows = torch.split(embedding.detach().cpu(), counts)
     seconds = torch.split(times.double().cpu(), counts)
     return [RowsPart(*part) for part in zip(clips, firsts, rows, seconds, lasts, strict=True)]

@@ -221,6 +221,11 @@ def _open_embeddings(source: AnyPath, split: str, cache_dir: AnyPath | None) -> 
 
 def _open_clips(source: ClipsSource, split: str, cache_dir: AnyPath | None) -> datasets.Dataset:
     if not isinstance(source, tuple):
+        if not Path(source, CLIPS).is_dir():
+            raise FileNotFoundError(
+                "Expected a folder that `export_clips` wrote, or a pair of a segments CSV and the "
+                f"audio files; there is no folder {str(Path(source, CLIPS))!r}"
+            )
         return _open_exported(source, CLIPS, split, cache_dir)
     segments, audio = source
     builder = AudioSetClips(segments, audio, split=split, cache_dir=cache_dir)

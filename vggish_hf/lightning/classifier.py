@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vggish_hf import hub
+from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource
 from vggish_hf.configuration import FromDict, VGGishConfig, VGGishFeatureConfig, check_choice
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
@@ -46,8 +47,8 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
         task: Whether a clip has one class or any number of them.
         pretrained: The id of a model, as for `VGGishPipeline.from_pretrained`, to begin with.
         config: The sizes of a network that begins with random weights.
-        feature_config: The front end; without it that of the `pretrained` model, or the
-            reference's, either with the padding `"short"` in place of `"none"`.
+        feature_config: The front end; a dict changes fields of that of the `pretrained` model, or
+            of the reference's, either with the padding `"short"` in place of `"none"`.
         batch_norm: Normalise between the convolutions of a random network, which else learns
             slowly from little data; `save_pretrained` makes plain convolutions of it.
         postprocess: `"pca"` if the head takes embeddings that the PCA post-processor has whitened,
@@ -126,7 +127,7 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
         self.task: Task = task
         self.postprocess = postprocess
         self.extractor, self.backbone = _make_network(
-            pretrained, _make(VGGishConfig, config), _make(VGGishFeatureConfig, feature_config)
+            pretrained, _make(VGGishConfig, config), feature_config
         )
         if self.backbone is not None:
             VGGishPipeline(self.extractor, self.backbone).check_postprocess(postprocess)
@@ -184,6 +185,11 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
             batch = cast(EmbeddingBatch, batch)
             embedding = batch["embedding"]
             if embedding.dtype == torch.uint8:
+                if self.postprocess != "pca":
+                    raise ValueError(
+                        "Expected postprocess='pca' for embeddings of uint8, which the PCA "
+                        f"post-processor has whitened, got {self.postprocess!r}"
+                    )
                 embedding = VGGishPostprocessor.dequantize(embedding)
             return embedding, batch["mask"]
         if self.backbone is None:
@@ -277,6 +283,15 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(-1) if self.task == "single_label" else logits.sigmoid()
+
+    def provenance(self) -> dict[str, Any]:
+        """What its embeddings come from, for `VGGishEmbeddingWriter`, but for the weights."""
+        return {
+            "version": __version__,
+            "config": self.hparams.config,
+            "feature_config": asdict(self.extractor.config),
+            "postprocess": self.postprocess,
+        }
 
     def classify(
         self,
@@ -416,7 +431,9 @@ def _make(kind: type[Config], values: Config | Mapping[str, Any] | None) -> Conf
 
 
 def _make_network(
-    pretrained: str | None, config: VGGishConfig | None, feature_config: VGGishFeatureConfig | None
+    pretrained: str | None,
+    config: VGGishConfig | None,
+    feature_config: VGGishFeatureConfig | Mapping[str, Any] | None,
 ) -> tuple[VGGishFeatureExtractor, VGGishModel | None]:
     if pretrained is not None and config is not None:
         raise ValueError(
@@ -430,4 +447,8 @@ def _make_network(
     else:
         extractor = VGGishFeatureExtractor(VGGishFeatureConfig(padding="short"))
         backbone = None if config is None else VGGishModel(config)
+    if isinstance(feature_config, Mapping):
+        # Fields that are not named stay as they are, the padding of short clips among them.
+        values = {**asdict(extractor.config), **feature_config}
+        feature_config = VGGishFeatureConfig.from_dict(values)
     return extractor if feature_config is None else VGGishFeatureExtractor(feature_config), backbone
