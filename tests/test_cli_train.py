@@ -241,6 +241,9 @@ def test_a_checkpoint_is_gone_on_with(sounds, tmp_path, here, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line[:8] for line in lines] == ["epoch 0:", "epoch 1:"]
     assert list(here.iterdir()) == []
+    with pytest.warns(UserWarning, match="exists and is not empty"):
+        assert main(["train", *arguments, *on, "--model.config.hidden_size", "8"]) == 2
+    assert "error: Expected a checkpoint of this classifier: " in capsys.readouterr().err
 
 
 def test_scores_of_another_epoch_are_not_repeated(sounds, here, capsys):

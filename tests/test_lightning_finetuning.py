@@ -200,7 +200,7 @@ def test_lightnings_own_finetuning(clips):
 
 
 def test_it_needs_a_network(clips):
-    with pytest.raises(TypeError, match="a VGGishModel as its `backbone`, got NoneType; VGGishCl"):
+    with pytest.raises(ValueError, match="a VGGishModel as its `backbone`, got NoneType; VGGishCl"):
         fit(VGGishClassifier(CLASSES), clips, VGGishFinetuning(), epochs=1)
 
 

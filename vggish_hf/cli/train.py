@@ -99,6 +99,10 @@ def _fit(cli: "TrainCLI") -> None:
             ckpt_path=cli.config.checkpoint,
             weights_only=True,
         )
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise ValueError(f"Expected a checkpoint of this classifier: {error}") from error
+        raise
     except SystemExit:
         if cli.trainer.interrupted:  # Lightning exits with 1
             raise KeyboardInterrupt from None

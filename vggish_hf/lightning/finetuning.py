@@ -78,11 +78,11 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
         """Freeze the network.
 
         Raises:
-            TypeError: The module has none.
+            ValueError: The module has none.
         """
         backbone = getattr(pl_module, "backbone", None)
         if not isinstance(backbone, VGGishModel):
-            raise TypeError(
+            raise ValueError(
                 "Expected a module with a VGGishModel as its `backbone`, got "
                 f"{type(backbone).__name__}; VGGishClassifier has one for `pretrained` or `config`"
             )

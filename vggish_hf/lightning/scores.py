@@ -1,4 +1,4 @@
-"""How well clips are classified: scores over a whole data set, exact, on any number of processes.
+"""How well clips are classified: scores over all that the processes of a job have seen.
 
 Every score is a mean over classes; a class for which it is not defined, because no clip has it (or,
 for AUC, every clip has it), is left out of the mean.
@@ -108,6 +108,9 @@ def f1(predicted: Tensor, target: Tensor) -> Tensor:
 
 class ClassificationScores(Metric):  # type: ignore[misc]
     """The scores of a data set, from batches of logits, on any number of processes.
+
+    They are of the clips that were handed in: where Lightning's sampler repeats a few, so that all
+    processes get as many, those count twice. For figures to publish, test on one device.
 
     - `mAP`: mean average precision
     - `AUC`: mean area under the ROC curve
