@@ -21,7 +21,7 @@ RELEASED = Path(__file__).parent / "data" / "audioset"
 
 # What somebody runs who has `datasets` alone. It hands over the rows as Arrow's stream.
 READER = """
-import importlib.util, sys
+import importlib.util, os, sys
 import pyarrow as pa
 from datasets import ClassLabel, load_dataset
 
@@ -36,6 +36,8 @@ tables = list(dataset.with_format("arrow").iter(1000))
 with pa.ipc.new_stream(sys.stdout.buffer, tables[0].schema) as stream:
     for table in tables:
         stream.write_table(table)
+sys.stdout.flush()
+os._exit(0)  # streaming leaves threads behind, which may abort a busy process at its exit
 """
 
 
