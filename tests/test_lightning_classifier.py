@@ -106,6 +106,14 @@ class TestForward:
         with pytest.raises(ValueError, match="has no network for audio; pass `pretrained` or"):
             VGGishClassifier(CLASSES)(batch)
 
+    def test_provenance_tells_front_ends_apart(self):
+        plain, overlapping = (
+            json.loads(json.dumps(make_classifier(feature_config=values).provenance()))
+            for values in ({}, {"example_hop_seconds": 0.48})
+        )
+        assert plain.pop("feature_config") != overlapping.pop("feature_config")
+        assert plain == overlapping
+
     def test_a_feature_config_of_some_fields_keeps_the_rest(self):
         classifier = make_classifier(feature_config={"example_hop_seconds": 0.48})
         assert classifier.extractor.config == VGGishFeatureConfig(
