@@ -6,18 +6,26 @@ import subprocess
 import sys
 import textwrap
 
+# Else torch may abort the process when it exits.
+EPILOGUE = """
+import torch.distributed
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
 
 def run_processes(script: str, *args: object, count: int = 2) -> list[str]:
     """Run a script in `count` processes and return what each of them prints.
 
     `torch.distributed.init_process_group("gloo")` and Lightning find the group in the environment.
     """
+    script = textwrap.dedent(script) + EPILOGUE
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, args)],
+            [sys.executable, "-W", "error", "-c", script, *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
