@@ -85,3 +85,5 @@ def main(folder, notes, mode, kind, *arguments):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    if torch.distributed.is_initialized():  # else torch may abort the process when it exits
+        torch.distributed.destroy_process_group()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
+import torch
+
 from vggish_hf._files import unfinished_file
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
             cli.datamodule.setup("test")
             if cli.datamodule.test is not None:
                 cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else torch may abort the process at its exit
     return 0
 
 
