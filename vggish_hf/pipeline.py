@@ -16,14 +16,15 @@ from vggish_hf import hub
 from vggish_hf._batching import Batcher
 from vggish_hf._prefetch import prefetch
 from vggish_hf._version import __version__
-from vggish_hf.audio import AudioSource, open_audio
+from vggish_hf.audio import AudioSource, AudioStream, open_audio
 from vggish_hf.configuration import Padding, VGGishFeatureConfig, check_choice
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 
 Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
-ErrorHandler = Callable[[int, AudioSource, Exception], None]
+ErrorHandler = Callable[[int, Any, Exception], None]
+Decoder = Callable[[Any], AudioStream]
 
 # Examples in a part that waits for the network: 0.8 MB of float32.
 _PART_EXAMPLES = 32
@@ -54,7 +55,11 @@ class VGGishOutput:
 
 
 def stream_examples(
-    extractor: VGGishFeatureExtractor, source: AudioSource, dtype: torch.dtype = torch.float32
+    extractor: VGGishFeatureExtractor,
+    source: AudioSource,
+    dtype: torch.dtype = torch.float32,
+    *,
+    decode: Decoder = open_audio,
 ) -> Iterator[Tensor]:
     """Decode a clip of any length and compute its examples, a few at once.
 
@@ -62,17 +67,18 @@ def stream_examples(
         extractor: The front end.
         source: The clip, as for calling a pipeline.
         dtype: The network's: for one of float64 the examples are too, for others float32.
+        decode: Opens the clip.
 
     Returns:
         Parts (examples, 96, 64), none of which is empty. Reading them, like this call, raises
-        AudioError, and what else `open_audio` raises, where the clip is bad.
+        AudioError, and what else `decode` raises, where the clip is bad.
 
     Example:
         >>> clip = (torch.zeros(16_000 * 60), 16_000)
         >>> [len(part) for part in stream_examples(VGGishFeatureExtractor(), clip)]
         [32, 30]
     """
-    stream = open_audio(source)
+    stream = decode(source)
     precise = torch.float64 if dtype == torch.float64 else torch.float32
     blocks = (block.to(precise) for block in stream.blocks)
     return extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
@@ -209,12 +215,13 @@ class VGGishPipeline:
 
     def stream(
         self,
-        inputs: Iterable[AudioSource],
+        inputs: Iterable[Any],
         *,
         postprocess: Postprocess = "none",
         batch_size: int = 32,
         num_workers: int = 2,
         on_error: ErrorHandler | None = None,
+        decode: Decoder = open_audio,
     ) -> Iterator[VGGishOutput]:
         """Embed any number of clips, with the examples of many in one batch.
 
@@ -228,6 +235,7 @@ class VGGishPipeline:
             num_workers: Clips that are decoded at once.
             on_error: Called with a clip's position, the clip and the exception where it cannot be
                 read; the clip is then left out. Without it the exception is raised.
+            decode: Opens a clip, in one of the threads; the inputs are whatever it takes.
 
         Yields:
             The clips' outputs, in the order of the inputs.
@@ -239,19 +247,20 @@ class VGGishPipeline:
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
             if value < 1:
                 raise ValueError(f"Expected `{name}` of at least 1, got {value}")
-        return self._stream(inputs, postprocess, batch_size, num_workers, on_error)
+        return self._stream(inputs, postprocess, batch_size, num_workers, on_error, decode)
 
     def _stream(
         self,
-        inputs: Iterable[AudioSource],
+        inputs: Iterable[Any],
         postprocess: Postprocess,
         batch_size: int,
         num_workers: int,
         on_error: ErrorHandler | None,
+        decode: Decoder,
     ) -> Iterator[VGGishOutput]:
         batcher = Batcher(partial(self.embed_examples, postprocess=postprocess), batch_size)
 
-        def read(index: int, source: AudioSource, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+        def read(index: int, source: Any, parts: Iterator[Tensor]) -> Iterator[Tensor]:
             # Only what reading raises is the clip's fault; what the network raises is not.
             try:
                 yield from parts
@@ -266,7 +275,10 @@ class VGGishPipeline:
                 batcher.end()
 
         parts_of = prefetch(
-            enumerate(inputs), self._features, num_workers=num_workers, depth=_WAITING_PARTS
+            enumerate(inputs),
+            lambda indexed: self._features(indexed[1], decode),
+            num_workers=num_workers,
+            depth=_WAITING_PARTS,
         )
         with closing(parts_of):
             for (index, source), parts in parts_of:
@@ -288,8 +300,8 @@ class VGGishPipeline:
             seconds = self.extractor.config.example_seconds
             yield VGGishOutput(embeddings, times, index, seconds)
 
-    def _features(self, indexed: tuple[int, AudioSource]) -> Iterator[Tensor]:
-        return stream_examples(self.extractor, indexed[1], self.model.dtype)
+    def _features(self, source: Any, decode: Decoder) -> Iterator[Tensor]:
+        return stream_examples(self.extractor, source, self.model.dtype, decode=decode)
 
     def check_postprocess(self, postprocess: Postprocess) -> None:
         """Raise ValueError if there is no such post-process, or the model cannot do it."""
