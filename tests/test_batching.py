@@ -1,14 +1,23 @@
 """Against the obvious version, which runs one clip at a time."""
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vggish_hf._batching import Batcher
+from vggish_hf._threads import TorchThreads
 
 # A clip is the lengths of the parts that it is handed in by, and whether it fails after them.
 CLIPS = st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.booleans()), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def threads():
+    with TorchThreads(2) as threads:
+        yield threads
 
 
 def double(examples):
@@ -16,7 +25,7 @@ def double(examples):
 
 
 class Recorder:
-    """Doubles, and keeps the sizes of the batches."""
+    """Doubles, and keeps the sizes of the batches: those in other threads, and the last."""
 
     def __init__(self):
         self.sizes = []
@@ -27,9 +36,9 @@ class Recorder:
 
 
 @given(CLIPS, st.integers(1, 12))
-def test_equals_one_clip_at_a_time(clips, batch_size):
+def test_equals_one_clip_at_a_time(threads, clips, batch_size):
     function = Recorder()
-    batcher = Batcher(function, batch_size)
+    batcher = Batcher(function, batch_size, threads)
     values = torch.arange(1000.0).reshape(-1, 2)  # every example is different
     expected, finished, first = [], [], 0
     for index, (lengths, fails) in enumerate(clips):
@@ -48,19 +57,28 @@ def test_equals_one_clip_at_a_time(clips, batch_size):
     assert [(index, torch.cat([*rows, values[:0]]).tolist()) for index, rows in finished] == (
         expected
     )
-    assert all(size == batch_size for size in function.sizes[:-1])
-    assert sum(function.sizes) == first
-    assert 0 not in function.sizes
+    full, rest = divmod(first, batch_size)
+    # The rest runs beside the last of the full ones.
+    assert sorted(function.sizes) == sorted(full * [batch_size] + ([rest] if rest else []))
 
 
-def test_a_clip_is_finished_as_soon_as_its_rows_are_there():
-    batcher = Batcher(double, 4)
+def test_a_clip_is_finished_when_its_rows_are_there_and_not_before(threads):
+    go_on = threading.Event()
+
+    def function(examples):
+        go_on.wait(10)
+        return double(examples)
+
+    batcher = Batcher(function, 4, threads)
     batcher.start(7)
     batcher.add(torch.zeros(3, 1))
     batcher.end()
     assert list(batcher.finished()) == []
     batcher.start(8)
     batcher.add(torch.zeros(1, 1))
+    assert list(batcher.finished()) == []  # the batch is full, but not done
+    go_on.set()
+    batcher.flush()
     ((index, parts),) = batcher.finished()
     assert index == 7
     assert list(map(len, parts)) == [3]
@@ -69,22 +87,49 @@ def test_a_clip_is_finished_as_soon_as_its_rows_are_there():
     assert (index, list(map(len, parts))) == (8, [1])
 
 
-def test_a_batch_that_fails_is_tried_again_and_its_rows_stay_in_order():
-    failures = [RuntimeError("out of memory")]
+def test_no_more_batches_wait_than_there_are_threads(threads):
+    go_on = threading.Event()
+    started = []
 
     def function(examples):
-        if failures:
-            raise failures.pop()
+        started.append(len(examples))
+        go_on.wait(10)
         return double(examples)
 
-    batcher = Batcher(function, 2)
+    batcher = Batcher(function, 2, threads)
     batcher.start(0)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        batcher.add(torch.tensor([1.0, 2.0]))
-    batcher.end()
-    batcher.start(1)
-    batcher.add(torch.tensor([3.0]))
+    batcher.add(torch.zeros(4, 1))  # two batches, one for each thread: this returns at once
+    threading.Timer(0.2, go_on.set).start()
+    batcher.add(torch.zeros(2, 1))  # the third waits for the first
+    assert go_on.is_set()
     batcher.end()
     batcher.flush()
-    rows = [torch.cat(parts).tolist() for _, parts in batcher.finished()]
-    assert rows == [[2.0, 4.0], [6.0]]
+    ((_, parts),) = batcher.finished()
+    assert list(map(len, parts)) == [2, 2, 2]
+    assert started == [2, 2, 2]
+
+
+def test_full_batches_run_in_the_threads_and_the_rest_in_the_callers(threads):
+    where = []
+
+    def function(examples):
+        where.append((len(examples), threading.current_thread() is threading.main_thread()))
+        return double(examples)
+
+    batcher = Batcher(function, 2, threads)
+    batcher.start(0)
+    batcher.add(torch.zeros(3, 1))
+    batcher.end()
+    batcher.flush()
+    assert sorted(where) == [(1, True), (2, False)]
+
+
+def test_what_the_function_raises_reaches_the_caller(threads):
+    def function(examples):
+        raise RuntimeError("out of memory")
+
+    batcher = Batcher(function, 2, threads)
+    batcher.start(0)
+    batcher.add(torch.zeros(2, 1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        batcher.flush()

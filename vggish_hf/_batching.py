@@ -2,10 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from vggish_hf._threads import TorchThreads
 
 
 @dataclass
@@ -18,20 +21,27 @@ class _Clip:
 
 
 class Batcher:
-    """Collects examples of one clip after the other and calls a function on full batches.
+    """Collects examples of one clip after the other and runs a function on full batches.
 
     Args:
-        function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does the call
-            that needed it, and nothing is lost: the next call tries the same batch again.
+        function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does a later
+            call, and the batcher is of no use any more.
         batch_size: Rows of a batch.
+        threads: Where full batches run, one in each and one more waiting. The last one, which
+            may be smaller, runs in the caller's thread, so that one short clip has all of torch's
+            own threads for itself.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], batch_size: int) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], batch_size: int, threads: TorchThreads
+    ) -> None:
         self._function = function
         self._batch_size = batch_size
+        self._threads = threads
         self._clips: deque[_Clip] = deque()
         self._waiting: list[Tensor] = []
         self._num_waiting = 0
+        self._running: deque[Future[Tensor]] = deque()
 
     def start(self, index: int) -> None:
         """Begin the clip of this index."""
@@ -43,7 +53,11 @@ class Batcher:
         self._waiting.append(examples)
         self._num_waiting += len(examples)
         while self._num_waiting >= self._batch_size:
-            self._run(self._batch_size)
+            waiting = torch.cat(self._waiting)
+            batch, rest = waiting[: self._batch_size], waiting[self._batch_size :]
+            self._running.append(self._threads.submit(self._function, batch))
+            self._waiting, self._num_waiting = [rest], len(rest)
+            self._collect(self._threads.count)
 
     def end(self) -> None:
         """Say that the clip that was started last has no more examples."""
@@ -55,25 +69,31 @@ class Batcher:
         self._clips[-1].discarded = True
 
     def flush(self) -> None:
-        """Run what is waiting, though it fills no batch."""
-        if self._num_waiting:
-            self._run(self._num_waiting)
+        """Run what is waiting, though it fills no batch, and wait for everything."""
+        last = self._function(torch.cat(self._waiting)) if self._num_waiting else None
+        self._waiting, self._num_waiting = [], 0
+        self._collect(0)
+        if last is not None:
+            self._distribute(last)
 
     def finished(self) -> Iterator[tuple[int, list[Tensor]]]:
         """Take out the clips that have all their rows, in order: index, and parts of rows."""
+        while self._running and self._running[0].done():
+            self._distribute(self._running.popleft().result())
         while self._clips and not self._clips[0].open and not self._clips[0].missing:
             clip = self._clips.popleft()
             if not clip.discarded:
                 yield clip.index, clip.parts
 
-    def _run(self, size: int) -> None:
-        examples = torch.cat(self._waiting)
-        rows = self._function(examples[:size])
-        self._waiting = [examples[size:]]
-        self._num_waiting -= size
+    def _collect(self, most: int) -> None:
+        """Wait until at most so many batches wait for a thread or run."""
+        while len(self._running) > most:
+            self._distribute(self._running.popleft().result())
+
+    def _distribute(self, rows: Tensor) -> None:
         for clip in self._clips:
             count = min(clip.missing, len(rows))
             if count:
-                clip.parts.append(rows[:count])
+                clip.parts.append(rows[:count].clone())
                 clip.missing -= count
                 rows = rows[count:]

@@ -8,6 +8,8 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread, current_thread
 from typing import Generic, NamedTuple, TypeVar
 
+from vggish_hf._threads import one_torch_thread_each
+
 Item = TypeVar("Item")
 Part = TypeVar("Part")
 
@@ -58,7 +60,8 @@ class _Task(Generic[Item, Part]):
         self._room.release()
 
 
-def _run_tasks(tasks: "SimpleQueue[_Task[Item, Part] | None]") -> None:
+def _run_tasks(tasks: "SimpleQueue[_Task[Item, Part] | None]", begin: Callable[[], None]) -> None:
+    begin()
     for task in iter(tasks.get, None):
         task.run()
 
@@ -87,11 +90,7 @@ def prefetch(
     remaining = iter(items)
     tasks: deque[_Task[Item, Part]] = deque()  # the one that is read, and those behind it
     inbox: SimpleQueue[_Task[Item, Part] | None] = SimpleQueue()
-    # Threads for all tasks, not one each: torch keeps a pool of its own for every thread.
-    threads = [
-        Thread(target=_run_tasks, args=(inbox,), name=f"vggish-hf-{number}", daemon=True)
-        for number in range(num_workers)
-    ]
+    threads: list[Thread] = []
 
     def stop() -> None:
         for task in tasks:
@@ -107,8 +106,13 @@ def prefetch(
     # waiting threads would keep it from exiting, and daemons must not be killed inside torch.
     atexit.register(stop)
     try:
-        for thread in threads:
-            thread.start()
+        with one_torch_thread_each(num_workers) as begin:
+            for number in range(num_workers):
+                name = f"vggish-hf-{number}"
+                threads.append(
+                    Thread(target=_run_tasks, args=(inbox, begin), name=name, daemon=True)
+                )
+                threads[-1].start()
         while True:
             for item in itertools.islice(remaining, num_workers - len(tasks)):
                 task = _Task(item, produce, depth)

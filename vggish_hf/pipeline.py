@@ -15,11 +15,13 @@ from torch import Tensor
 from vggish_hf import hub
 from vggish_hf._batching import Batcher
 from vggish_hf._prefetch import prefetch
+from vggish_hf._threads import TorchThreads
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, AudioStream, open_audio
 from vggish_hf.configuration import Padding, VGGishFeatureConfig, check_choice
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
+from vggish_hf.modeling.inference import InferenceNetworks
 
 Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
@@ -115,6 +117,7 @@ class VGGishPipeline:
         self._example_shape = taken
         self._model_id: str | None = None
         self._weights_path: Path | None = None
+        self._networks = InferenceNetworks()
 
     @classmethod
     def from_pretrained(
@@ -158,6 +161,7 @@ class VGGishPipeline:
         pipeline = cls(VGGishFeatureExtractor(config), model)
         pipeline._model_id = str(pretrained_model_name_or_path)
         pipeline._weights_path = folder / hub.WEIGHTS_NAME
+        pipeline._networks = InferenceNetworks(model, pipeline._weights_path)
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -258,7 +262,11 @@ class VGGishPipeline:
         on_error: ErrorHandler | None,
         decode: Decoder,
     ) -> Iterator[VGGishOutput]:
-        batcher = Batcher(partial(self.embed_examples, postprocess=postprocess), batch_size)
+        self._networks.fastest(self.model)  # so that no two threads lay out the weights
+        on_cpu = self.model.device.type == "cpu"
+        threads = TorchThreads(torch.get_num_threads() if on_cpu else 1)
+        embed = partial(self.embed_examples, postprocess=postprocess)
+        batcher = Batcher(embed, batch_size, threads)
 
         def read(index: int, source: Any, parts: Iterator[Tensor]) -> Iterator[Tensor]:
             # Only what reading raises is the clip's fault; what the network raises is not.
@@ -280,15 +288,15 @@ class VGGishPipeline:
             num_workers=num_workers,
             depth=_WAITING_PARTS,
         )
-        with closing(parts_of):
+        with threads, closing(parts_of):
             for (index, source), parts in parts_of:
                 batcher.start(index)
                 for part in read(index, source, parts):
                     batcher.add(part)
                     yield from self._outputs(batcher, postprocess)
                 yield from self._outputs(batcher, postprocess)
-        batcher.flush()
-        yield from self._outputs(batcher, postprocess)
+            batcher.flush()
+            yield from self._outputs(batcher, postprocess)
 
     def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
         for index, parts in batcher.finished():
@@ -323,7 +331,8 @@ class VGGishPipeline:
         Returns:
             (batch, embedding_size), on the CPU; see `VGGishOutput`.
         """
-        embeddings: Tensor = self.model(examples.to(self.model.device, self.model.dtype))
+        network = self._networks.fastest(self.model)
+        embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
         # Sixteen bits are for the network alone.
         if embeddings.dtype != torch.float64:
             embeddings = embeddings.float()

@@ -33,6 +33,13 @@ def load_strictly(model: nn.Module, path: Path) -> None:
     assign_strictly(model, found, str(path))
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Map one tensor of a safetensors file into memory, for itself: its pages go when it does."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
 def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> None:
     """Give every tensor of a model built on the meta device its value from a dict.
 

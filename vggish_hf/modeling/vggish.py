@@ -44,6 +44,16 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
+def check_examples(examples: Tensor, config: VGGishConfig) -> None:
+    """Raise ValueError unless the last two dimensions of `examples` are those of the config."""
+    shape = (config.num_frames, config.num_mel_bins)
+    if examples.shape[-2:] != shape:
+        raise ValueError(
+            f"Expected examples of shape (..., {shape[0]}, {shape[1]}), got "
+            f"{tuple(examples.shape)}; VGGishFeatureExtractor makes them from a waveform"
+        )
+
+
 class VGGishModel(nn.Module, PyTorchModelHubMixin):
     """Log-mel examples to embeddings.
 
@@ -115,14 +125,9 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
             ValueError: The last two dimensions are not those of the config.
         """
         config = self._config
-        shape = (config.num_frames, config.num_mel_bins)
-        if examples.shape[-2:] != shape:
-            raise ValueError(
-                f"Expected examples of shape (..., {shape[0]}, {shape[1]}), got "
-                f"{tuple(examples.shape)}; VGGishFeatureExtractor makes them from a waveform"
-            )
+        check_examples(examples, config)
         batch = examples.shape[:-2]
-        x = examples.reshape(math.prod(batch), 1, *shape)
+        x = examples.reshape(math.prod(batch), 1, *examples.shape[-2:])
         x = self.trunk(x)
         x = x.permute(0, 2, 3, 1).flatten(1)  # the reference flattens time, frequency, channel
         x = F.relu(self.fc1_1(x))

@@ -1,0 +1,117 @@
+"""The network for inference on a CPU, by oneDNN's operators with weights laid out for them.
+
+The same sums as `VGGishModel` in another order: embeddings differ by the rounding of their dtype.
+What makes it two to three times as fast:
+
+- oneDNN multiplies by the two large matrices at four times MKL's speed.
+- A convolution adds its bias and clips at zero where it writes; weights are laid out once.
+- Pooling is two element-wise maxima: `max_pool2d` also writes where each maximum was.
+- A few examples at a time pass through the convolutions, so that what one layer writes is still in
+  the cache when the next one reads it, and its memory is not given back to the system in between.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vggish_hf.configuration import VGGishConfig
+from vggish_hf.modeling.vggish import check_examples
+
+# Examples at a time in the first two convolutions, whose outputs are large, and in the others.
+# Measured with 1 MiB of L2 cache a core; half or twice as many are within 2 %.
+_FIRST_CHUNK = 4
+_CHUNK = 16
+# The batch that oneDNN lays the matrices out for; others use the same layout.
+_USUAL_BATCH = 32
+
+
+class PackedNetwork:
+    """The layers of a `VGGishModel`, for inference alone.
+
+    Args:
+        config: The model's.
+        weights: Gives each of the model's parameters by name; called once for each.
+        dtype: What to compute in, float32 or bfloat16.
+
+    Shape:
+        - Input: (batch, num_frames, num_mel_bins)
+        - Output: (batch, embedding_size)
+    """
+
+    def __init__(
+        self, config: VGGishConfig, weights: Callable[[str], Tensor], dtype: torch.dtype
+    ) -> None:
+        self._config = config
+        self._layers: dict[str, tuple[Tensor, Tensor]] = {}
+        height, width = config.num_frames, config.num_mel_bins
+        sizes = {
+            "conv1": (_FIRST_CHUNK, 1),
+            "conv2": (_FIRST_CHUNK, 2),
+            "conv3_1": (_CHUNK, 4),
+            "conv3_2": (_CHUNK, 4),
+            "conv4_1": (_CHUNK, 8),
+            "conv4_2": (_CHUNK, 8),
+        }
+        for name in (*sizes, "fc1_1", "fc1_2", "fc2"):
+            weight = weights(f"{name}.weight").detach().to(dtype).contiguous()
+            if name in sizes:
+                chunk, scale = sizes[name]
+                shape = [chunk, weight.shape[1], height // scale, width // scale]
+                weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                    weight.to_mkldnn(), [1, 1], [1, 1], [1, 1], 1, shape
+                )
+            else:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight, _USUAL_BATCH)
+            self._layers[name] = weight, weights(f"{name}.bias").detach().to(dtype)
+
+    @torch.no_grad()
+    def __call__(self, examples: Tensor) -> Tensor:
+        """Embed a batch; ValueError where its shape is not that of the config."""
+        config = self._config
+        check_examples(examples, config)
+        batch, frames, bins = examples.shape
+        # One channel, last: the same memory, in the strides by which oneDNN knows it.
+        x = examples.contiguous().as_strided((batch, 1, frames, bins), (frames * bins, 1, bins, 1))
+        flat = x.new_empty(batch, frames // 16, bins // 16, config.conv_channels[-1])
+        for part, out in zip(torch.split(x, _CHUNK), torch.split(flat, _CHUNK), strict=True):
+            self._convolve(part, out)
+        x = self._linear("fc1_1", flat.flatten(1))
+        x = self._linear("fc1_2", x)
+        return self._linear("fc2", x, config.embedding_activation)
+
+    def _convolve(self, x: Tensor, out: Tensor) -> None:
+        """From (batch, 1, frames, bins) to `out`, (batch, frames / 16, bins / 16, channels)."""
+        batch, _, frames, bins = x.shape
+        first = x.new_empty(batch, frames // 4, bins // 4, self._config.conv_channels[1])
+        for part, pooled in zip(
+            torch.split(x, _FIRST_CHUNK), torch.split(first, _FIRST_CHUNK), strict=True
+        ):
+            y = _pool(self._convolution("conv1", part))
+            _pool(self._convolution("conv2", y.permute(0, 3, 1, 2)), pooled)
+        x = self._convolution("conv3_1", first.permute(0, 3, 1, 2))
+        x = _pool(self._convolution("conv3_2", x))
+        x = self._convolution("conv4_1", x.permute(0, 3, 1, 2))
+        _pool(self._convolution("conv4_2", x), out)
+
+    def _convolution(self, name: str, x: Tensor) -> Tensor:
+        """Convolve (batch, channels, height, width), channels last, and clip at zero."""
+        weight, bias = self._layers[name]
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], ""
+        )
+        return y
+
+    def _linear(self, name: str, x: Tensor, activation: str = "relu") -> Tensor:
+        weight, bias = self._layers[name]
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
+        return y
+
+
+def _pool(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Pool (batch, channels, height, width), channels last, to (batch, h / 2, w / 2, channels)."""
+    batch, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width, channels)
+    x = torch.maximum(rows[:, :, 0], rows[:, :, 1])
+    pairs = x.reshape(batch, height // 2, width // 2, 2, channels)
+    return torch.maximum(pairs[:, :, :, 0], pairs[:, :, :, 1], out=out)
