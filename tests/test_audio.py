@@ -18,8 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggish_hf import VGGishFeatureExtractor, audio
-from vggish_hf.audio import AUDIO_EXTENSIONS, AudioError, load_audio, open_audio
+from vggish_hf import VGGishFeatureExtractor, _encoded_audio
+from vggish_hf.audio import (
+    AUDIO_EXTENSIONS,
+    DEFAULT_LIMITS,
+    AudioError,
+    AudioLimits,
+    load_audio,
+    open_audio,
+)
 
 DATA = Path(__file__).parent / "data"
 CASES = DATA / "audio_cases"
@@ -360,7 +367,7 @@ def flac_of_2_to_the_36():
 def test_memory_follows_the_content_and_not_the_header(content, rate, samples):
     channels = content[22] + 256 * content[23] if content[:4] == b"RIFF" else 1
     tracemalloc.start()
-    stream = open_audio(content)
+    stream = open_audio(content, AudioLimits(max_channels=1024, max_sampling_rate=2**31))
     assert stream.sampling_rate == rate
     received = 0
     for block in stream.blocks:
@@ -370,6 +377,105 @@ def test_memory_follows_the_content_and_not_the_header(content, rate, samples):
     tracemalloc.stop()
     assert received == samples
     assert peak <= 36 << 20  # the block of 16 MiB that is read, and the one before
+
+
+# Limits
+
+
+def silence(seconds, rate=1000, kind="FLAC"):
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", rate, 1, "PCM_16", format=kind) as sound:
+        for _ in range(0, seconds, 600):
+            sound.write(np.zeros(600 * rate, np.int16))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"max_seconds": value} for value in (0, -1.0, np.nan, np.inf, "60", True)),
+        *({"max_channels": value} for value in (0, 1.5, None, True, "2")),
+        *({"max_sampling_rate": value} for value in (0, -8000, 8000.0, None)),
+    ],
+)
+def test_limits_that_are_none(values):
+    ((name, value),) = values.items()
+    with pytest.raises(ValueError, match=f"Expected `{name}` to be a positive .*got {value!r}"):
+        AudioLimits(**values)
+
+
+def test_hours_of_silence_stop_at_the_limit():
+    content = silence(7200)
+    assert len(content) < 100_000
+    blocks = open_audio(content, AudioLimits(max_seconds=3600)).blocks
+    assert sum(len(next(blocks)) for _ in range(180)) == 3600 * 1000
+    message = "Expected audio of at most 3600 seconds, got 3620 or more; .* larger `max_seconds`"
+    with pytest.raises(AudioError, match=message):
+        next(blocks)
+    for seconds in (7200, None):
+        assert len(load_audio(content, AudioLimits(max_seconds=seconds))[0]) == 7200 * 1000
+
+
+def test_half_a_day_is_the_default_limit():
+    assert len(load_audio(silence(43_200, rate=100))[0]) == 4_320_000
+    with pytest.raises(AudioError, match="at most 43200 seconds, got 43220 or more"):
+        load_audio(silence(43_800, rate=100))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU"])
+def test_the_header_is_believed_where_the_file_holds_what_it_claims(kind):
+    with pytest.raises(AudioError, match=r"at most 599\.5 seconds, got 600 or more"):
+        open_audio(silence(600, kind=kind), AudioLimits(max_seconds=599.5))
+
+
+@pytest.mark.parametrize(
+    "content", [wav_header(56, claimed_bytes=2**31) + bytes(56), flac_of_2_to_the_36()]
+)
+def test_a_header_that_lies_fails_no_short_file(content):
+    expected, _ = load_audio(content, AudioLimits(max_seconds=None))
+    assert torch.equal(load_audio(content, AudioLimits(max_seconds=10))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "message"),
+    [
+        (33, 16_000, "at most 32 channels, got 33; .* `max_channels`"),
+        (1, 768_001, "at most 768000 Hz, got 768001; .* `max_sampling_rate`"),
+        (1, 2**31 - 1, "at most 768000 Hz, got 2147483647"),
+    ],
+)
+def test_channels_and_rate_are_refused_before_decoding(channels, rate, message):
+    content = wav_header(2**25, channels=channels, rate=rate) + bytes(2**25)
+    tracemalloc.start()
+    with pytest.raises(AudioError, match=message):
+        open_audio(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_channels_and_rate_at_the_limit():
+    content = wav_header(6400, channels=32, rate=768_000) + bytes(6400)
+    waveform, rate = load_audio(content, DEFAULT_LIMITS)
+    assert (rate, len(waveform)) == (768_000, 100)
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="open files cannot be listed")
+@pytest.mark.parametrize("limits", [AudioLimits(max_channels=1), AudioLimits(max_seconds=0.1)])
+def test_a_file_beyond_the_limits_is_closed(limits, tmp_path):
+    path = tmp_path / "clip.flac"
+    path.write_bytes(encoded(noise(4000, 2), 8000, "FLAC"))
+    before = os.listdir("/dev/fd")
+    with pytest.raises(AudioError, match="Expected audio of at most") as caught:
+        load_audio(path, limits)
+    assert caught.value.__traceback__ is not None  # whose frames still are
+    assert os.listdir("/dev/fd") == before
+
+
+def test_arrays_are_not_limited():
+    limits = AudioLimits(max_seconds=0.1, max_channels=1, max_sampling_rate=1)
+    array = torch.from_numpy(noise(2, 16_000))
+    assert torch.equal(load_audio((array, 16_000), limits)[0], array.mean(0))
 
 
 DAMAGED = {
@@ -466,9 +572,23 @@ def test_container(m4a, audio_decoder, tmp_path):
         assert torch.equal(waveform, expected)
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (AudioLimits(max_seconds=1.5), r"at most 1\.5 seconds, got 4"),
+        (AudioLimits(max_channels=1), "at most 1 channels, got 2"),
+        (AudioLimits(max_sampling_rate=8000), "at most 8000 Hz, got 16000"),
+    ],
+)
+def test_limits_of_containers(limits, message, m4a, audio_decoder):
+    for source in (m4a, audio_decoder(m4a)):
+        with pytest.raises(AudioError, match=message):
+            load_audio(source, limits)
+
+
 def test_a_decoder_is_read_in_several_ranges(audio_decoder, monkeypatch):
-    monkeypatch.setattr(audio, "_BLOCK_SECONDS", 1)
-    monkeypatch.setattr(audio, "_RANGE_BLOCKS", 2)
+    monkeypatch.setattr(_encoded_audio, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(_encoded_audio, "_RANGE_BLOCKS", 2)
     content = encoded(noise(5 * 8000 + 1, 2), 8000, "FLAC")
     blocks = list(open_audio(audio_decoder(content)).blocks)
     assert [len(block) for block in blocks] == [8000] * 5 + [1]
@@ -476,8 +596,8 @@ def test_a_decoder_is_read_in_several_ranges(audio_decoder, monkeypatch):
 
 
 def test_container_in_several_ranges(m4a, audio_decoder, monkeypatch):
-    monkeypatch.setattr(audio, "_BLOCK_SECONDS", 1)
-    monkeypatch.setattr(audio, "_RANGE_BLOCKS", 2)
+    monkeypatch.setattr(_encoded_audio, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(_encoded_audio, "_RANGE_BLOCKS", 2)
     waveform, _ = load_audio(m4a)
     expected = audio_decoder(m4a).get_all_samples().data.mean(0)
     assert torch.equal(waveform[:32_000], expected[:32_000])

@@ -1,0 +1,272 @@
+"""Decode audio files to raw blocks, within limits.
+
+Neither this module nor what it imports needs torch, so that a process of its own may be light.
+"""
+
+import io
+import math
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+RawBlocks: TypeAlias = Generator[NDArray[np.float32], None, None]
+
+_BLOCK_SECONDS = 20
+#: Bytes of the largest block, whatever a header claims of its rate and channels.
+MAX_BLOCK_BYTES = 16 << 20
+# What torchcodec decodes at once, in blocks: five minutes, at most 240 MiB.
+_RANGE_BLOCKS = 15
+
+# By what libsndfile calls them; FLAC compresses those of its own.
+_SAMPLE_BYTES = {
+    "ALAW": 1,
+    "ULAW": 1,
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
+
+
+class AudioError(ValueError):
+    """Audio that cannot be decoded; the message says why."""
+
+
+class UnknownFormatError(AudioError):
+    """Audio that libsndfile cannot open."""
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What encoded audio may be at most; what is more is an AudioError.
+
+    Channels and rate are checked before anything of their size is allocated. The duration is what
+    is really decoded: headers lie. Only the header of a file that is as large as the samples which
+    it claims, as those of uncompressed formats are, is believed at once.
+
+    Args:
+        max_seconds: Duration, seconds; None for any.
+        max_channels: Number of channels.
+        max_sampling_rate: Rate, Hz.
+
+    Raises:
+        ValueError: A value is out of its range.
+
+    Example:
+        >>> AudioLimits(max_seconds=600)
+        AudioLimits(max_seconds=600, max_channels=32, max_sampling_rate=768000)
+    """
+
+    max_seconds: float | None = 43_200.0
+    max_channels: int = 32
+    max_sampling_rate: int = 768_000
+
+    def __post_init__(self) -> None:
+        seconds = self.max_seconds
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 < seconds < math.inf):
+            raise ValueError(
+                f"Expected `max_seconds` to be a positive number, or None for any, got {seconds!r}"
+            )
+        for name in ("max_channels", "max_sampling_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Expected `{name}` to be a positive whole number, got {value!r}")
+
+    def check_format(self, sampling_rate: int, channels: int) -> None:
+        """Raise AudioError unless a clip may have this rate, in Hz, and so many channels."""
+        for unit, value, name in (
+            ("Hz", sampling_rate, "max_sampling_rate"),
+            ("channels", channels, "max_channels"),
+        ):
+            if value > getattr(self, name):
+                raise AudioError(
+                    f"Expected audio of at most {getattr(self, name)} {unit}, got {value}; pass "
+                    f"AudioLimits with a larger `{name}`"
+                )
+
+    def check_duration(self, num_samples: int, sampling_rate: int) -> None:
+        """Raise AudioError unless a clip may be so many samples long."""
+        if self.max_seconds is not None and num_samples > self.max_seconds * sampling_rate:
+            raise AudioError(
+                f"Expected audio of at most {self.max_seconds:.10g} seconds, got "
+                f"{num_samples / sampling_rate:.10g} or more; pass AudioLimits with a larger "
+                "`max_seconds`"
+            )
+
+
+#: Half a day, 32 channels, 768 kHz.
+DEFAULT_LIMITS = AudioLimits()
+
+
+class RawAudio(NamedTuple):
+    """A clip that is decoded while it is read."""
+
+    sampling_rate: int
+    """Hz."""
+    blocks: RawBlocks
+    """Consecutive parts (time, channels), contiguous, none of them empty or larger than
+    MAX_BLOCK_BYTES. Reading them may raise AudioError."""
+
+
+class EncodedContent(io.BytesIO):
+    """A file's content, in which a damaged header may seek to before the start."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move, or stay where there is nowhere to move to."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):  # cannot pass through libsndfile
+            return self.tell()
+
+
+class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its start to its end.
+
+    Of a file that can seek, soundfile seeks to the position where it is after every read; in MP3
+    that loses what the next frame borrows from those before it.
+    """
+
+    def seekable(self) -> bool:
+        """Keep soundfile from seeking."""
+        return False
+
+
+def block_length(sampling_rate: int, channels: int) -> int:
+    """Samples in a block: twenty seconds, or less where these would be too large."""
+    return max(min(_BLOCK_SECONDS * sampling_rate, MAX_BLOCK_BYTES // (4 * channels)), 1)
+
+
+def open_encoded(file: Path | EncodedContent, limits: AudioLimits) -> RawAudio:
+    """Open with soundfile, and what it does not know with torchcodec.
+
+    The duration is checked here where the header can be believed; else it is left to the reader.
+
+    Raises:
+        AudioError: Neither can open it, or it is beyond the limits.
+    """
+    try:
+        return open_sound(file, limits)
+    except UnknownFormatError as error:
+        reason = str(error)
+    return open_container(file, limits, reason)
+
+
+def open_sound(file: Path | EncodedContent, limits: AudioLimits) -> RawAudio:
+    """Open with soundfile.
+
+    Raises:
+        UnknownFormatError: It cannot open it; the message is its reason.
+        AudioError: It is beyond the limits.
+    """
+    # Names need not be UTF-8 on POSIX, and soundfile takes such a one as bytes alone.
+    known = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
+    try:
+        # libsndfile tells a format by content, except for headerless .raw files.
+        sound = SequentialSoundFile(known)
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise UnknownFormatError(getattr(error, "error_string", str(error))) from None
+    num_bytes = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
+    width = _SAMPLE_BYTES.get(sound.subtype)
+    try:
+        limits.check_format(sound.samplerate, sound.channels)
+        if width is not None and sound.frames * sound.channels * width <= num_bytes:
+            limits.check_duration(sound.frames, sound.samplerate)
+    except AudioError:
+        sound.close()
+        raise
+    return RawAudio(sound.samplerate, _read_blocks(sound))
+
+
+def open_container(file: Path | EncodedContent, limits: AudioLimits, reason: str) -> RawAudio:
+    """Open with torchcodec.
+
+    Args:
+        file: The file.
+        limits: What it may be at most.
+        reason: Why soundfile cannot open it.
+
+    Raises:
+        AudioError: torchcodec is not here, cannot open it either, or it is beyond the limits.
+    """
+    if isinstance(file, EncodedContent):
+        file.seek(0)
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, OSError, RuntimeError):
+        raise AudioError(
+            f"libsndfile cannot open it ({reason}); other containers (m4a, mp4, webm) need the "
+            "extra `video` and FFmpeg: pip install 'vggish-hf[video]'"
+        ) from None
+    try:
+        decoder = AudioDecoder(file)
+    except (RuntimeError, ValueError):
+        raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
+    return open_decoder(decoder, limits)
+
+
+def _read_blocks(sound: SequentialSoundFile) -> RawBlocks:
+    length = block_length(sound.samplerate, sound.channels)
+    received = 0
+    with sound:
+        while True:
+            try:
+                block = sound.read(length, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise AudioError(f"decoding failed after {received} samples: {error}") from None
+            if not len(block):
+                break
+            received += len(block)
+            yield block
+
+
+def open_decoder(decoder: Any, limits: AudioLimits) -> RawAudio:
+    """Read from a `torchcodec.decoders.AudioDecoder`.
+
+    Raises:
+        AudioError: It cannot be decoded, or is beyond the limits.
+    """
+    # The metadata tell the rate that is stored; the decoder may have been told to resample.
+    try:
+        nothing = decoder.get_samples_played_in_range(0, 0)
+    except RuntimeError as error:
+        raise AudioError(f"FFmpeg cannot decode it: {str(error).splitlines()[0]}") from None
+    sampling_rate = nothing.sample_rate
+    limits.check_format(sampling_rate, len(nothing.data))
+    return RawAudio(sampling_rate, _read_ranges(decoder, sampling_rate, len(nothing.data)))
+
+
+def _read_ranges(decoder: Any, sampling_rate: int, channels: int) -> RawBlocks:
+    metadata = decoder.metadata
+    length = block_length(sampling_rate, channels)
+    # Ranges are long because they are cut by time stamps, which some containers round.
+    seconds = _RANGE_BLOCKS * length / sampling_rate
+    start = max(metadata.begin_stream_seconds_from_header or 0.0, 0.0)
+    claimed_end = start + (metadata.duration_seconds or 0.0)
+    received = 0
+    while True:
+        try:
+            samples = decoder.get_samples_played_in_range(start, start + seconds).data.numpy()
+        except RuntimeError as error:
+            # So torchcodec says that the range lies behind the end.
+            if "No audio frames were decoded" in str(error):
+                break
+            reason = str(error).splitlines()[0]
+            raise AudioError(f"decoding failed after {received} samples: {reason}") from None
+        num_samples = samples.shape[1]
+        received += num_samples
+        for first in range(0, num_samples, length):
+            yield np.ascontiguousarray(samples[:, first : first + length].T)
+        start += seconds
+        # A range behind the end would make torchcodec seek, which not every format can.
+        if start >= claimed_end and num_samples < (seconds - 1) * sampling_rate:
+            break
