@@ -12,7 +12,9 @@ from vggish_hf.feature_extraction.functional import (
     extract_examples,
     hann_window,
     hertz_to_mel,
+    is_best_in_parts,
     log_mel_spectrogram,
+    mel_blocks,
     mel_filterbank,
 )
 
@@ -80,6 +82,25 @@ def test_mel_filters_are_the_originals():
     assert np.abs(filters.numpy() - reference.mel_matrix()).max() < 1e-12
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        VGGishFeatureConfig(num_mel_bins=20, mel_min_hz=1e-9, mel_max_hz=8000.0),
+        VGGishFeatureConfig(num_mel_bins=200, sampling_rate=44_100, mel_max_hz=22_050.0),
+    ],
+)
+def test_mel_blocks_hold_all_of_the_filters(config):
+    filters = mel_filterbank(config, torch.float64, CPU)
+    found = torch.zeros_like(filters)
+    first = 0
+    for bins, weight in mel_blocks(config, torch.float64, CPU):
+        found[bins, first : first + weight.shape[1]] = weight
+        first += weight.shape[1]
+    assert first == config.num_mel_bins
+    assert torch.equal(found, filters)
+
+
 def test_window_is_periodic():
     window = hann_window(400, torch.float64, CPU)
     assert torch.allclose(window[1:], window[1:].flip(0))
@@ -115,6 +136,30 @@ def test_shapes(batch, time, count):
     assert examples.shape == (*batch, count, 96, 64)
 
 
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
+@pytest.mark.parametrize("frames", [1, 167, 168, 169, 336, 400])
+@pytest.mark.parametrize("hop", [0.01, 0.03])
+def test_parts_leave_no_seam(batch, frames, hop, generator):
+    config = VGGishFeatureConfig(hop_seconds=hop)
+    time = (frames - 1) * config.hop_length + 400 + 7
+    waveform = torch.randn(*batch, time, generator=generator, dtype=torch.float64)
+    log_mel = log_mel_spectrogram(waveform, config)
+    assert log_mel.shape == (*batch, frames, 64)
+    whole = log_mel_spectrogram(waveform.requires_grad_(), config)  # what has a graph is one part
+    assert torch.allclose(log_mel, whole, rtol=0, atol=1e-12)
+
+
+def test_what_is_worked_on_in_parts():
+    waveform = torch.zeros(2, 50)
+    assert is_best_in_parts(waveform, 99)
+    assert not is_best_in_parts(waveform, 100)
+    assert not is_best_in_parts(waveform.to("meta"), 99)
+    waveform.requires_grad_()
+    assert not is_best_in_parts(waveform, 99)
+    with torch.no_grad():
+        assert is_best_in_parts(waveform, 99)
+
+
 @pytest.mark.parametrize("hop", [0.01, 0.48, 0.96, 1.5])
 def test_overlapping_examples_are_windows_of_the_spectrogram(hop, generator):
     config = VGGishFeatureConfig(example_hop_seconds=hop)
@@ -146,6 +191,13 @@ def test_gradient(generator):
     assert torch.autograd.gradcheck(lambda x: extract_examples(x, config), waveform)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_silence_is_zero(dtype):
+    waveform = torch.zeros(15_600, dtype=dtype, requires_grad=True)
+    extract_examples(waveform, CONFIG).sum().backward()
+    assert torch.equal(waveform.grad, torch.zeros_like(waveform))
+
+
 @pytest.mark.parametrize(
     ("waveform", "message"),
     [
@@ -157,6 +209,7 @@ def test_gradient(generator):
         (torch.zeros(16_000, 2), r"got \(16000, 2\), which looks like \(time, channels\)"),
         (torch.tensor([0.0, torch.nan]), "finite samples, got NaN or infinity"),
         (torch.tensor([0.0, -torch.inf]), "finite samples, got NaN or infinity"),
+        (torch.tensor([torch.inf, -torch.inf]), "finite samples, got NaN or infinity"),
     ],
 )
 def test_check_waveform_refuses(waveform, message):
@@ -172,6 +225,10 @@ def test_check_waveform_refuses_what_is_no_tensor():
 @pytest.mark.parametrize("shape", [(1,), (2, 16_000), (32, 33), (100, 64), (4, 2, 500)])
 def test_check_waveform_accepts(shape):
     check_waveform(torch.zeros(shape))
+
+
+def test_check_waveform_accepts_samples_whose_sum_is_not_finite():
+    check_waveform(torch.full((100,), 3e38))
 
 
 def test_constants_are_made_once_and_serve_training():

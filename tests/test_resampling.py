@@ -58,6 +58,23 @@ def test_blocks_leave_no_seam(rate, block, generator):
     assert torch.allclose(torch.cat(parts), whole, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+@pytest.mark.parametrize("shape", [(300_000,), (2, 140_000), (2, 2, 40_000)])
+def test_parts_leave_no_seam(rate, shape, generator):
+    waveform = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    output = resample(waveform, rate, 16_000)
+    assert output.shape == (*shape[:-1], shape[-1] * 16_000 // rate)
+    whole = resample(waveform.requires_grad_(), rate, 16_000)  # what has a graph is one part
+    assert torch.allclose(output, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rate", [rate for rate in RATES if rate != 16_000])
+def test_blocks_are_as_long_as_their_filters(rate):
+    kernel = resample_kernel(rate, 16_000, torch.float32, torch.device("cpu"))
+    # Only so does the matrix of taps, whose rows stand a block apart, take part without a copy.
+    assert max(group.weight.shape[1] for group in kernel.groups) <= kernel.stride
+
+
 def test_blocks_at_the_same_rate_are_passed_on(generator):
     blocks = torch.randn(10, generator=generator).split(3)
     assert all(map(torch.equal, resample_blocks(blocks, 16_000, 16_000), blocks))
