@@ -1,0 +1,226 @@
+"""Files on this machine and behind URLs, listed and read by fsspec's file systems."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple, cast
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_USER = re.compile(r"(?<=://)[^/@]*@")
+_WEB = ("http", "https")
+# Read at once, so that what is held grows with what arrives, and not with what a header claims.
+_PIECE_BYTES = 16 << 20
+
+
+class NoAudioError(ValueError):
+    """A tar or a table that holds no audio."""
+
+
+class StoredFile(NamedTuple):
+    """A file on this machine or behind a URL."""
+
+    path: str
+    """Its local path, or its URL."""
+    name: str
+    """The same as text that may be shown and stored."""
+
+
+def is_url(path: str) -> bool:
+    """Tell URLs from local paths."""
+    return _URL.match(path) is not None
+
+
+def has_ending(path: str, endings: Collection[str]) -> bool:
+    """Tell whether a file's name ends in one of these, in letters of either case."""
+    return os.path.splitext(path)[1].lower() in endings
+
+
+def url_name(url: str, endings: Collection[str]) -> str:
+    """A URL without the secrets that it may hold: a user's name and password, a signature.
+
+    Example:
+        >>> url_name("https://me:word@host/a.wav?signature=1f", {".wav"})
+        'https://host/a.wav'
+        >>> url_name("https://host/clip?number=3", {".wav"})
+        'https://host/clip?number=3'
+    """
+    url = _USER.sub("", url, count=1)
+    bare = re.split(r"[?#]", url, maxsplit=1)[0]
+    return bare if url.startswith(_WEB) and has_ending(bare, endings) else url
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """Find the file system of a URL, and what the file system calls the file.
+
+    Raises:
+        ImportError: Its package is not installed.
+        ValueError: There is no such file system.
+    """
+    import fsspec  # type: ignore[import-untyped]
+
+    scheme = url.partition("://")[0]
+    if "::" in url:
+        raise ValueError(f"Expected a URL of one file system, got the chain {url!r}")
+    try:
+        store, path = fsspec.url_to_fs(url)
+    except ImportError as error:
+        raise ImportError(f"{scheme}:// needs a package that is missing: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"Expected a URL that fsspec knows, got {url!r}: {error}") from error
+    return store, path
+
+
+@contextmanager
+def storage_errors(name: str) -> Iterator[None]:
+    """Turn whatever a file system raises into an OSError that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Expected a file, there is none at {name!r}") from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise OSError(f"{name!r} cannot be read: {reason}") from error
+
+
+@contextmanager
+def open_binary(path: str, *, readahead: int = 0) -> Iterator[BinaryIO]:
+    """Open a file for reading.
+
+    Args:
+        path: A local path or a URL.
+        readahead: Bytes that are fetched beyond those asked for; of a URL's file alone.
+    """
+    if not is_url(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    store, inner = open_store(path)
+    cache = {"cache_type": "readahead", "block_size": readahead} if readahead else {}
+    with store.open(inner, "rb", **(cache or {"cache_type": "none"})) as remote:
+        yield cast(BinaryIO, remote)
+
+
+def read_file(file: StoredFile, max_bytes: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        OSError: It cannot be read, or ends early.
+        ValueError: It has more than `max_bytes`.
+    """
+    with storage_errors(file.name), open_binary(file.path) as content:
+        size: int | None = getattr(content, "size", None)
+        held = b"" if size is not None and size > max_bytes else _read(content, max_bytes + 1)
+    if size is None:
+        check_size(file.name, len(held), max_bytes, or_more=True)
+    else:
+        check_size(file.name, size, max_bytes)
+    if size is not None and len(held) != size:
+        raise OSError(f"{file.name!r} is cut short: {len(held)} of {size} bytes came")
+    return held
+
+
+def read_range(file: StoredFile, offset: int, size: int) -> bytes:
+    """Read a part of a file.
+
+    Raises:
+        OSError: It cannot be read, or ends early.
+    """
+    with storage_errors(file.name), open_binary(file.path) as content:
+        content.seek(offset)
+        held = _read(content, size)
+    if len(held) != size:
+        raise OSError(f"{file.name!r} is cut short: {len(held)} of {size} bytes came")
+    return held
+
+
+def check_size(name: str, size: int, max_bytes: int, *, or_more: bool = False) -> None:
+    """Raise ValueError if a clip of this size, or more, has more than `max_bytes`."""
+    if size > max_bytes:
+        raise ValueError(
+            f"Expected a clip of at most {max_bytes} bytes, {name!r} has {size}"
+            f"{' or more' * or_more}; pass a larger `max_bytes`"
+        )
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := file.read(min(size, _PIECE_BYTES))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], bool]:
+    """List the files that a URL names.
+
+    Of a repository on the Hub the paths name the commit, so that what is read later is what was
+    listed; the names do not.
+
+    Args:
+        url: A file, a folder, which is searched recursively, or a glob. On the web, a folder's URL
+            ends in a slash, and `?` is no glob.
+        endings: Of the files that a folder is searched for.
+
+    Returns:
+        The files, sorted, and whether they were searched for, and not named.
+
+    Raises:
+        ImportError: The package of the file system is not installed.
+        OSError: The store cannot be asked.
+        ValueError: There is no such file system.
+    """
+    store, path = open_store(url)
+    shown = url_name(url, endings)
+    with storage_errors(shown):
+        path, name_of = _pinned(store, path) if store.protocol == "hf" else (path, _as_it_is)
+        on_web = url.startswith(_WEB)
+        magic = "*" in path or "[" in path if on_web else glob.has_magic(path)
+        if magic and not store.exists(path):
+            found = [
+                name
+                for name, facts in store.glob(path, detail=True).items()
+                if facts["type"] == "file" and not (on_web and name.endswith("/"))
+            ]
+            is_search = False
+        elif url.endswith("/") if on_web else store.isdir(path):
+            found = [name for name in store.find(path) if has_ending(name, endings)]
+            is_search = True
+        else:
+            found, is_search = [path], False
+    addresses = map(store.unstrip_protocol, sorted(found))
+    files = [StoredFile(url, url_name(name_of(url), endings)) for url in addresses]
+    return files, is_search
+
+
+def locate(url: str, endings: Collection[str]) -> StoredFile:
+    """Take a URL for that of a file, without asking the store.
+
+    Raises:
+        ImportError: The package of the file system is not installed.
+        ValueError: There is no such file system.
+    """
+    store, path = open_store(url)
+    address: str = store.unstrip_protocol(path)
+    return StoredFile(address, url_name(address, endings))
+
+
+def _as_it_is(address: str) -> str:
+    return address
+
+
+def _pinned(store: Any, path: str) -> tuple[str, Callable[[str], str]]:
+    """Name the commit in a path of the Hub; and how to undo that in what is found under it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
+
+    place = store.resolve_path(path)
+    if not hasattr(place, "repo_id"):  # a bucket has no commits
+        return path, _as_it_is
+    api = HfApi(endpoint=store.endpoint, token=store.token)
+    commit = api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision).sha
+    pinned = f"{REPO_TYPES_URL_PREFIXES.get(place.repo_type, '')}{place.repo_id}@{commit}"
+    given = place.unresolve().removesuffix(place.path_in_repo).rstrip("/")
+    new_path = f"{pinned}/{place.path_in_repo}".rstrip("/")
+    return new_path, lambda address: address.replace(pinned, given, 1)
