@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vggish_hf import VGGishOutput, _parquet_parts
-from vggish_hf.output_folder import EmbeddingFolder
+from vggish_hf.output_folder import EmbeddingFolder, part_name
 from vggish_hf.outputs import embedding_schema
 
 SIZE = 8
@@ -89,6 +89,8 @@ def test_datasets_opens_it_as_one(folder, tmp_path):
     folder.finish()
     write(folder, "d", failed={"z": "broken"})
     (folder.path / ".part-00000-00000.parquet.0123.unfinished").write_bytes(b"half")
+    (folder.path / ".part-01234567.01.unfinished").mkdir()
+    (folder.path / ".part-01234567.01.unfinished" / "rows.parquet").write_bytes(b"half")
     opened = datasets.load_dataset(
         "parquet", data_dir=str(folder.path), cache_dir=str(tmp_path / "cache")
     )
@@ -262,13 +264,59 @@ def test_parts_of_a_rank_stand_together(folder):
     ]
 
 
+def test_a_part_of_a_name_replaces_itself(folder):
+    name = part_name(["a", "b", "c", "d"])
+    failed = {"c": "gone", "d": "gone"}
+    folder.write_part({"a": output("a", 0), "b": output("b")}, failed, name=name)
+    folder.write_part({"a": output("a"), "b": output("b"), "c": output("c")}, {}, name=name)
+    assert visible(folder) == [f"{name}.parquet"]
+    check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a", "b", "c"])
+    assert folder.failed() == {"d": "gone"}
+    assert folder.finish() == 3
+    assert sorted(folder.ids()) == ["a", "b", "c"]
+
+
+def test_names_follow_from_the_ids():
+    name = part_name(["a", "b"])
+    assert name == part_name(iter(["b", "a"]))
+    others = [part_name(ids) for ids in (["ab"], ["a", "b", ""], ["a"], ['a", "b'], [])]
+    assert len({name, *others}) == 6
+    assert part_name(["caf\udce9"]) != part_name(["café"])
+
+
+def test_two_writers_of_a_part(folder):
+    # A task that is thought dead, and is not, beside the one that was started in its place.
+    name = part_name(["a", "b"])
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Slow(dict):
+        def __getitem__(self, clip):
+            reached.set()
+            assert go_on.wait(60)
+            return super().__getitem__(clip)
+
+    clips = {clip: output(clip) for clip in "ab"}
+    slow = threading.Thread(target=folder.write_part, args=(Slow(clips),), kwargs={"name": name})
+    slow.start()
+    assert reached.wait(60)
+    folder.write_part(clips, name=name)
+    before = (folder.path / f"{name}.parquet").stat().st_ino
+    go_on.set()
+    slow.join()
+    assert (folder.path / f"{name}.parquet").stat().st_ino != before
+    check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a", "b"])
+    assert not list(folder.path.glob(".*.unfinished"))
+
+
 def test_what_killed_processes_left_is_not_seen_and_goes(folder):
     write(folder, "a")
     for name in (".part-00000-00001-0123abcd.parquet", ".left-out.part-00001.jsonl"):
         (folder.path / f"{name}.4567.unfinished").write_bytes(b"half")
     (folder.path / ".merged.01.unfinished").mkdir()
     (folder.path / ".merged.01.unfinished" / "0.parquet").write_bytes(b"half")
-    assert len(list(folder.path.glob(".*.unfinished"))) == 3
+    (folder.path / ".part-0123456789abcdef.01.unfinished").mkdir()
+    (folder.path / ".part-0123456789abcdef.01.unfinished" / "rows.parquet").write_bytes(b"half")
+    assert len(list(folder.path.glob(".*.unfinished"))) == 4
     assert list(folder.ids()) == ["a"]
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a"])
     folder.finish()

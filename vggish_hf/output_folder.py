@@ -2,16 +2,19 @@
 
     .embeddings.json                      weights, options, size: what all files have in common
     part-00000-00000-1f0c93ab.parquet     whole clips: rank, number and what keeps names apart
+    part-8f14e45fceea167a.parquet         whole clips: what their ids hash to, see `part_name`
     .left-out.part-00000-….jsonl          clips that gave no rows, and why
 
 `pyarrow.dataset`, `pandas.read_parquet` and `datasets.load_dataset("parquet", data_dir=...)` open
 the folder as one table, with the columns of `vggish_hf.outputs`: they pass over names with a dot.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,19 @@ _MANIFEST = ".embeddings.json"
 _MERGED = "embeddings.parquet"
 _LEFT_OUT = ".left-out.jsonl"
 _UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
+
+
+def part_name(ids: Iterable[str]) -> str:
+    """Name a part after the clips in it, so that one that is made again replaces itself.
+
+    Args:
+        ids: The clips that the part embeds and those that it leaves out, in any order.
+
+    Example:
+        >>> part_name(["b.wav", "a.wav"])
+        'part-3098e7062d09a10e'
+    """
+    return f"part-{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:16]}"
 
 
 class EmbeddingFolder:
@@ -138,6 +154,7 @@ class EmbeddingFolder:
         failed: Mapping[str, str] | None = None,
         *,
         rank: int = 0,
+        name: str | None = None,
     ) -> None:
         """Write whole clips to a new file, which appears when all of them are in it.
 
@@ -146,34 +163,39 @@ class EmbeddingFolder:
             failed: Those that could not be embedded, each with the reason.
             rank: Which process this is; a part of the file's name, so that parts of one process
                 stand together.
+            name: The file's name, as `part_name` gives it, in place of one that no other has; a
+                part of that name is replaced.
 
         Raises:
             ValueError: `start` was never called, or an output has another size or dtype than it
                 was told.
+            OSError: It cannot be written; what is in the folder stays as it is.
         """
         manifest = self.manifest
         if manifest is None:
             raise ValueError(f"Expected `start` before `write_part`, {str(self.path)!r} is new")
-        number = sum(1 for _ in self.path.glob(f"part-{rank:05}-*.parquet"))
-        # The same number may be taken by a run at the same time, or may have been by one before.
-        name = f"part-{rank:05}-{number:05}-{secrets.token_hex(4)}"
+        name = name or self._new_name(rank)
         left_out = {
             **{clip: None for clip, output in clips.items() if not len(output.embeddings)},
             **(failed or {}),
         }
-        if left_out:
-            _write_lines(self.path / f".left-out.{name}.jsonl", left_out)
         embedded = sorted(clip for clip, output in clips.items() if len(output.embeddings))
-        if embedded:
-            dtype = getattr(torch, manifest["dtype"])
-            with open_output(
-                self.path / f"{name}.parquet",
-                manifest["embedding_size"],
-                dtype,
-                manifest["provenance"],
-            ) as write:
-                for clip in embedded:
-                    write(clip, clips[clip])
+        # In a folder of its own: two processes may write the same part, one of which was given up.
+        with tempfile.TemporaryDirectory(
+            dir=self.path, prefix=f".{name}.", suffix=".unfinished"
+        ) as unfinished:
+            rows, lines = Path(unfinished, "rows.parquet"), Path(unfinished, "left-out.jsonl")
+            if embedded:
+                dtype = getattr(torch, manifest["dtype"])
+                size, provenance = manifest["embedding_size"], manifest["provenance"]
+                with open_output(rows, size, dtype, provenance) as write:
+                    for clip in embedded:
+                        write(clip, clips[clip])
+            if left_out:
+                _write_lines(lines, left_out)
+                lines.replace(self.path / f".left-out.{name}.jsonl")
+            if embedded:
+                rows.replace(self.path / f"{name}.parquet")
 
     def finish(self, *, merge: bool = False) -> int:
         """Put the folder in order, when no process writes any more.
@@ -203,6 +225,11 @@ class EmbeddingFolder:
             else:
                 stale.unlink()
         return embedded
+
+    def _new_name(self, rank: int) -> str:
+        number = sum(1 for _ in self.path.glob(f"part-{rank:05}-*.parquet"))
+        # The same number may be taken by a run at the same time, or may have been by one before.
+        return f"part-{rank:05}-{number:05}-{secrets.token_hex(4)}"
 
     def _finish_left_out(self) -> None:
         paths = self._left_out_paths()

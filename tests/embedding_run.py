@@ -1,0 +1,48 @@
+"""Run an embedding job in a process of its own: `embedding_run.py JOB`, a JSON object.
+
+    engine         "local" or "ray"
+    clips          pairs of an id and a path
+    folder, model  where to, and by what
+    options        of `embed_clips_to_folder` or `embed_dataset`
+    block_examples instead of `BLOCK_EXAMPLES`
+
+Prints the summary as JSON.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from vggish_hf import VGGishPipeline, embedding_blocks
+from vggish_hf.clips import Clip
+from vggish_hf.distributed import embed_dataset
+from vggish_hf.embedding_job import EmbeddingSummary, embed_clips_to_folder
+
+
+def main(job: dict[str, Any]) -> EmbeddingSummary:
+    clips = [Clip(*pair) for pair in job["clips"]]
+    options = job["options"]
+    size = job.get("block_examples", embedding_blocks.BLOCK_EXAMPLES)
+
+    def set_up() -> None:
+        embedding_blocks.BLOCK_EXAMPLES = size
+
+    if job["engine"] == "local":
+        set_up()
+        pipeline = VGGishPipeline.from_pretrained(job["model"])
+        return embed_clips_to_folder(pipeline, clips, job["folder"], **options)
+    if "block_examples" in job:
+        import ray
+
+        address = options.pop("address")
+        runtime = {"worker_process_setup_hook": set_up}
+        ray.init(address, log_to_driver=False, runtime_env=runtime)
+    return embed_dataset(clips, job["folder"], model=job["model"], **options)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # as in Ray's processes
+    sys.stdout.write(json.dumps(asdict(main(json.loads(sys.argv[1])))))

@@ -1,0 +1,237 @@
+"""That a job on a cluster gives the rows of one machine, and loses and doubles none."""
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import embedding_faults as faults
+import pytest
+
+AUDIO = Path(__file__).parent / "data" / "audio_cases"
+NODES = 2
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray would leave one in the home folder
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Cluster:
+    """The processes of `ray_cluster.py`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        script = Path(__file__).with_name("ray_cluster.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(NODES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = ""
+
+    def answer(self):
+        line = self.process.stdout.readline().strip()
+        assert line, "the cluster has ended"
+        return line
+
+    def add_node(self):
+        self.process.stdin.write("add\n")
+        self.process.stdin.flush()
+        assert self.answer() == "added"
+
+    def workers(self, title):
+        """The processes of this cluster that run a stage, with the node's that started each."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "cmdline").read_text().startswith(f"ray::{title}"):
+                    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                    arguments = Path("/proc", str(parent), "cmdline").read_text()
+                    if self.folder in arguments:
+                        found[int(folder.name)] = parent
+            except (OSError, UnicodeDecodeError):  # it has ended
+                continue
+        return found
+
+    def close(self):
+        workers = self.workers("")
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in workers:  # each of which has a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without a CPU and two nodes; what a test takes from it, it puts back."""
+    for package in ("ray", "aiohttp"):  # not imported here, where warnings are errors
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if sys.platform != "linux":
+        pytest.skip("processes are looked up in /proc")
+    with pytest.MonkeyPatch.context() as environment:
+        # Not below pytest's: the path of a socket has at most 107 bytes.
+        folder = tempfile.mkdtemp(prefix="ray-")
+        for name, value in {**ENVIRONMENT, "RAY_TMPDIR": folder}.items():
+            environment.setenv(name, value)
+        cluster = Cluster(folder)
+        try:
+            cluster.address = cluster.answer()
+            yield cluster
+        finally:
+            cluster.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def engine(cluster):
+    return {"engine": "ray", "options": {"address": cluster.address, "num_actors": 1}}
+
+
+def check_same_as_one_machine(engine, audio, model, tmp_path, **options):
+    # Relative to the driver's folder, which is not that of Ray's processes.
+    clips = [(path.name, os.path.relpath(path, tmp_path)) for path in sorted(audio.iterdir())]
+    summary = faults.run(engine, clips, tmp_path / "out", model, part_clips=4, **options)
+    expected = faults.run(faults.LOCAL, clips, tmp_path / "local", model, part_clips=4, **options)
+    assert summary["failed"] == expected["failed"] != {}
+    assert summary["clips"] == expected["clips"] > 10
+    assert summary["examples"] == expected["examples"]
+    assert faults.parts(tmp_path / "out") == faults.parts(tmp_path / "local")
+    faults.assert_same_rows(tmp_path / "out", tmp_path / "local")
+    return clips
+
+
+@pytest.mark.slow
+def test_the_same_as_one_machine(engine, lively_model_folder, tmp_path):
+    clips = check_same_as_one_machine(engine, AUDIO, lively_model_folder, tmp_path, batch_size=5)
+    # Either goes on with what the other has left.
+    summary = faults.run(faults.LOCAL, clips, tmp_path / "out", lively_model_folder)
+    assert (summary["clips"], summary["skipped"]) == (0, len(clips) - len(summary["failed"]))
+
+
+@pytest.mark.slow
+def test_the_same_as_one_machine_quantised(engine, shared, small_model_folder, tmp_path):
+    audio = shared / "data" / "audio_cases"
+    check_same_as_one_machine(engine, audio, small_model_folder, tmp_path, postprocess="uint8")
+
+
+@pytest.mark.slow
+def test_workers_are_killed(cluster, engine, lively_model_folder, tmp_path):
+    with faults.held_job(engine, tmp_path, lively_model_folder) as (job, server, clips):
+        readers, actors = cluster.workers("FlatMap"), cluster.workers("MapWorker")
+        assert readers
+        assert actors
+        for pid in [*readers, *actors]:
+            os.kill(pid, signal.SIGKILL)
+        server.release()
+        summary = job.summary()
+    assert (summary["clips"], summary["failed"]) == (len(clips), {})
+    faults.assert_complete(tmp_path / "out", clips)
+
+
+@pytest.mark.slow
+def test_a_node_is_killed(cluster, engine, lively_model_folder, tmp_path):
+    try:
+        with faults.held_job(engine, tmp_path, lively_model_folder, num_actors=2) as (
+            job,
+            server,
+            clips,
+        ):
+            (node,) = set(cluster.workers("FlatMap").values())
+            os.kill(node, signal.SIGKILL)
+            server.release()
+            summary = job.summary()
+    finally:
+        cluster.add_node()
+    assert (summary["clips"], summary["failed"]) == (len(clips), {})
+    faults.assert_complete(tmp_path / "out", clips)
+
+
+@pytest.mark.slow
+def test_a_try_that_finds_less_loses_no_clip(cluster, engine, lively_model_folder, tmp_path):
+    files = faults.make_files(tmp_path / "files", 6)  # of two examples each
+    names = sorted(files)
+    clips = [(name, str(tmp_path / "files" / name)) for name in names]
+    out = tmp_path / "out"
+    with faults.ClipServer(files, held=names[5]) as server:
+        clips[5] = (names[5], f"{server.url}/{names[5]}")
+        job = faults.Run({**engine, "block_examples": 4}, clips, out, lively_model_folder)
+        with job:
+            # The first block is written, and not the second: the next try, without the first clip,
+            # has the third in its first block.
+            job.wait_until(lambda: server.reached.is_set() and faults.parts(out))
+            Path(clips[0][1]).unlink()
+            for pid in cluster.workers("FlatMap"):
+                os.kill(pid, signal.SIGKILL)
+            server.release()
+            summary = job.summary()
+    assert summary["clips"] == 6
+    faults.assert_complete(out, clips)
+
+
+@pytest.mark.slow
+def test_the_folder_is_gone(cluster, engine, lively_model_folder, tmp_path):
+    with faults.held_job(engine, tmp_path, lively_model_folder) as (job, server, _):
+        shutil.rmtree(tmp_path / "out")
+        for pid in cluster.workers("MapWorker"):  # another is started, and looks for it
+            os.kill(pid, signal.SIGKILL)
+        server.release()
+        error = job.error()
+    assert "RuntimeError: Ray has given up, what was written before is whole" in error
+    assert "Expected a folder that all machines share" in error
+
+
+@pytest.mark.slow
+def test_the_driver_is_killed(engine, lively_model_folder, tmp_path):
+    faults.check_killed_and_repeated(engine, tmp_path, lively_model_folder, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_poison(engine, lively_model_folder, tmp_path):
+    faults.check_poison(engine, tmp_path, lively_model_folder)
+
+
+@pytest.mark.slow
+def test_full_disk(engine, lively_model_folder, tmp_path):
+    faults.check_full_disk(engine, tmp_path, lively_model_folder)
+
+
+@pytest.mark.slow
+def test_slow_store(engine, lively_model_folder, tmp_path):
+    del engine["options"]["num_actors"]
+    faults.check_slow_store(engine, tmp_path, lively_model_folder)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_too_small(engine, lively_model_folder, tmp_path):
+    clips = faults.make_clips(tmp_path / "files", 1)
+    out = tmp_path / "out"
+    with faults.Run(engine, clips, out, lively_model_folder, num_actors=4) as job:
+        assert "at least 5 CPUs for 4 actors of 1 CPUs and 0 GPUs" in job.error()
+
+
+def test_without_its_extra():
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from vggish_hf.distributed import embed_dataset\n"
+        "embed_dataset([], 'out', model='demo')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    message = "ImportError: Embedding on a cluster needs `ray`: pip install 'vggish-hf[ray]'"
+    assert done.stderr.splitlines()[-1] == message
+
+
+def test_importing_it_imports_no_ray():
+    code = "import sys, vggish_hf.distributed; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
