@@ -20,6 +20,7 @@ fmt: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## measure
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 $(STAMP): pyproject.toml constraints.txt

@@ -68,6 +68,8 @@ def test_rows_are_the_pipeline_s(pipeline, tmp_path):
     assert len(failed) > 2
     assert EmbeddingFolder(tmp_path / "out").failed() == failed
     assert sum(done) == len(clips)
+    hidden = {path.name for path in (tmp_path / "out").glob(".*")}
+    assert hidden == {".embeddings.json", ".left-out.jsonl"}
 
 
 def test_a_part_is_named_after_its_clips(pipeline, clips, tmp_path):
