@@ -99,6 +99,14 @@ def test_only_what_is_missing_is_done(pipeline, clips, tmp_path):
     assert embed_clips_to_folder(pipeline, listing, out) == EmbeddingSummary(0, 0, {}, (), 6)
 
 
+def test_all_that_fail_are_named(pipeline, tmp_path):
+    clips = [Clip(name, f"/{name}.wav") for name in "abc"]
+    summary = embed_clips_to_folder(pipeline, clips, tmp_path / "out", part_clips=1)
+    assert list(summary.failed) == ["a", "b", "c"]
+    assert EmbeddingFolder(tmp_path / "out").failed() == summary.failed
+    assert faults.parts(tmp_path / "out") == {}
+
+
 def test_a_clip_without_an_example_is_done(lively_model_folder, clips, tmp_path):
     pipeline = VGGishPipeline.from_pretrained(lively_model_folder, padding="none")
     soundfile.write(clips[1].path, np.zeros(100), 16_000)

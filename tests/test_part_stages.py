@@ -14,6 +14,7 @@ from vggish_hf._part_stages import PartEmbedder, part_row, read_part, write_part
 from vggish_hf.audio import AudioLimits
 from vggish_hf.clips import Clip
 from vggish_hf.embedding_job import EmbeddingJob, embed_clips_to_folder
+from vggish_hf.output_folder import EmbeddingFolder
 
 AUDIO = Path(__file__).parent / "data" / "audio_cases"
 LIMITS = AudioLimits()
@@ -58,6 +59,16 @@ def test_the_same_as_one_machine(
     assert (len(counts), sum(counts.values())) == (summary.clips, summary.examples)
     assert failed == summary.failed
     faults.assert_same_rows(tmp_path / "out", tmp_path / "local")
+
+
+def test_a_part_of_which_all_fail(pipeline, small_model_folder, tmp_path):
+    out = start(pipeline, tmp_path / "out")
+    (row,) = read(pipeline, [Clip("none", "/none.wav")])
+    embedded = PartEmbedder(str(small_model_folder), {}, out, "none", 32, LIMITS)(row)
+    done = write_part(embedded, folder=out, config=pipeline.extractor.config)
+    assert json.loads(done["counts"]) == {}
+    assert json.loads(done["failed"]).keys() == {"none"}
+    assert EmbeddingFolder(out).failed().keys() == {"none"}
 
 
 def test_any_name_passes(pipeline):

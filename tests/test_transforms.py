@@ -145,6 +145,16 @@ def test_compiles_as_one_graph(rate, generator):
     assert torch.allclose(compiled(waveform, rate), extractor(waveform, rate), atol=1e-4)
 
 
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning"
+)
+def test_a_trace_serves_other_lengths(generator):
+    extractor = VGGishFeatureExtractor()
+    traced = torch.jit.trace(extractor, torch.zeros(2, 100_000), check_trace=False)
+    waveform = 0.1 * torch.randn(3, 60_000, generator=generator)
+    assert torch.allclose(traced(waveform), extractor(waveform), atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings(

@@ -127,7 +127,7 @@ def write_part(row: Row, *, folder: str, config: VGGishFeatureConfig) -> Row:
     """
     counts, failed = json.loads(row["counts"]), json.loads(row["failed"])
     rows: Tensor = torch.tensor(row["embeddings"])
-    outputs = clip_outputs(counts, rows, VGGishFeatureExtractor(config)) if counts else {}
+    outputs = clip_outputs(counts, rows, VGGishFeatureExtractor(config))
     error = None
     try:
         EmbeddedBlock(outputs, failed).write(EmbeddingFolder(folder))
