@@ -57,7 +57,7 @@ def test_embed_a_folder(embed, tmp_path, capsys, small_model_folder):
     assert {Path(clip).name for clip in ids} == readable
     assert all(clip.startswith(f"{AUDIO}{os.sep}") for clip in ids)
     assert captured.out == (
-        f"{len(table)} examples of {len(readable)} files in {out}; {len(failed)} files failed\n"
+        f"{len(table)} examples of {len(readable)} clips in {out}; {len(failed)} failed\n"
     )
     pipe = VGGishPipeline.from_pretrained(small_model_folder)
     for name in ("librosa__198-209-0000.ogg", "rochars__RIFX-16bit-mono.wav"):
@@ -82,7 +82,9 @@ def test_provenance_is_in_the_file(embed, clip, tmp_path, small_model_folder):
     assert provenance["postprocess"] == "pca"
     assert provenance["feature_config"]["padding"] == "tail"
     assert provenance["config"]["embedding_size"] == 128
-    assert provenance["options"] == {"batch_size": 32, "inputs": [str(clip)]}
+    options = provenance["options"]
+    assert options.pop("limits")["max_seconds"] == 43_200
+    assert options == {"batch_size": 32, "inputs": [str(clip)]}
 
 
 def test_formats_agree(embed, clip, tmp_path):
@@ -136,7 +138,7 @@ def test_if_all_fail_an_older_output_stays(embed, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     out.write_bytes(b"older")
     assert embed(tmp_path / "gone.wav", "-o", out) == 1
-    assert "no file was embedded" in capsys.readouterr().err
+    assert "no clip was embedded" in capsys.readouterr().err
     assert out.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -147,7 +149,7 @@ def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
     assert embed(clip, short, "-o", tmp_path / "out.parquet", "--padding", "none") == 0
     captured = capsys.readouterr()
     assert captured.err == f"shorter than an example: {short}\n"
-    assert captured.out.startswith("3 examples of 2 files in ")
+    assert captured.out.startswith("3 examples of 2 clips in ")
 
 
 def test_a_list_that_is_no_text(embed, tmp_path, capsys):
@@ -166,7 +168,7 @@ def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{clip}", "-o", "{tmp}/out.csv"], "ends in .parquet, .npz, .tfrecord, got"),
+        (["{clip}", "-o", "{tmp}/out.csv"], "ends in .parquet, .npz, .tfrecord, or in a slash"),
         (["{clip}", "-o", "{tmp}/no/out.npz"], "the name of a file in an existing folder"),
         (["{tmp}/*.mp3", "-o", "{tmp}/out.npz"], "*.mp3' names none"),
         (["{tmp}/empty", "-o", "{tmp}/out.npz"], "empty' names none"),
@@ -174,6 +176,13 @@ def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
         (["{clip}", "-o", "{tmp}/out.npz", "--device", "abacus"], "a device of this machine"),
         (["{clip}", "-o", "{tmp}/out.npz", "--batch-size", "0"], "`batch_size` of at least 1"),
         (["{clip}", "-o", "{tmp}/out.npz", "--example-hop", "0.963"], "a multiple of 0.01"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--max-seconds", "0"], "`max_seconds` to be a positive"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--engine", "ray"], "a folder as the output with --eng"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--address", "auto"], "as the output with --address"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--actors", "2"], "as the output with --actors"),
+        (["{clip}", "-o", "{tmp}/o/", "--engine", "ray", "--device", "cuda"], "no `--device` with"),
+        (["{clip}", "-o", "{tmp}/o/", "--part-clips", "0"], "`part_clips` of at least 1"),
+        (["{tmp}/*.mp3", "-o", "{tmp}/o/"], "*.mp3' names none"),
     ],
 )
 def test_usage_errors(embed, clip, tmp_path, capsys, arguments, message):
@@ -208,7 +217,7 @@ def test_an_interrupt_leaves_nothing(clip, tmp_path, small_model_folder):
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{tmp_path}/{i}.wav\n" for i in range(2000)))
     for i in range(2000):
-        (tmp_path / f"{i}.wav").symlink_to(clip)
+        (tmp_path / f"{i}.wav").symlink_to(clip)  # named, and so followed
     command = [sys.executable, "-m", "vggish_hf.cli", "embed", str(listed)]
     command += ["-o", str(folder / "out.parquet"), "--model", str(small_model_folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

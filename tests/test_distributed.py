@@ -127,6 +127,30 @@ def test_the_same_as_one_machine_quantised(engine, shared, small_model_folder, t
 
 
 @pytest.mark.slow
+def test_from_the_command_line(cluster, lively_model_folder, tmp_path):
+    command = [sys.executable, "-m", "vggish_hf.cli", "embed", os.path.relpath(AUDIO, tmp_path)]
+    command += ["--model", str(lively_model_folder), "--part-clips", "4"]
+    ray = ["--engine", "ray", "--address", cluster.address, "--actors", "1"]
+    printed = []
+    for out, engine in (("out/", ray), ("local/", [])):
+        done = subprocess.run(
+            [*command, "-o", out, *engine],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr  # some cannot be read
+        failed = {line for line in done.stderr.splitlines() if line.startswith("failed: ")}
+        printed.append((done.stdout.replace(out, "local/"), failed))
+    assert printed[0] == printed[1]
+    assert "clips in local/" in printed[0][0]
+    assert len(printed[0][1]) > 2
+    faults.assert_same_rows(tmp_path / "out", tmp_path / "local")
+
+
+@pytest.mark.slow
 def test_workers_are_killed(cluster, engine, lively_model_folder, tmp_path):
     with faults.held_job(engine, tmp_path, lively_model_folder) as (job, server, clips):
         readers, actors = cluster.workers("FlatMap"), cluster.workers("MapWorker")
@@ -188,7 +212,7 @@ def test_the_folder_is_gone(cluster, engine, lively_model_folder, tmp_path):
             os.kill(pid, signal.SIGKILL)
         server.release()
         error = job.error()
-    assert "RuntimeError: Ray has given up, what was written before is whole" in error
+    assert "ClusterError: Ray has given up, what was written before is whole" in error
     assert "Expected a folder that all machines share" in error
 
 

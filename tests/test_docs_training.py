@@ -34,8 +34,10 @@ def reader(tmp_path, monkeypatch, small_model_folder, request):
     """A folder with the files that the document speaks of, and a Trainer that prints nothing."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
-    for option in ("ENABLE_PROGRESS_BAR", "ENABLE_CHECKPOINTING", "LOGGER"):
-        monkeypatch.setenv(f"PL_TRAINER_{option}", "False")
+    # With `rich` installed, the summary of a model would be printed, and not logged.
+    for option in ("PROGRESS_BAR", "CHECKPOINTING", "MODEL_SUMMARY"):
+        monkeypatch.setenv(f"PL_TRAINER_ENABLE_{option}", "False")
+    monkeypatch.setenv("PL_TRAINER_LOGGER", "False")
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")  # to be restored: seeding sets them
     shutil.copytree(small_model_folder, "vggish")

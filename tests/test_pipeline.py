@@ -239,7 +239,8 @@ def test_inputs_are_read_as_needed(pipe):
     before = threading.active_count()
     for _ in range(3):
         next(stream)
-    assert len(drawn) <= 4 + 2 + 2
+    # A batch for each thread of the network and one that waits; and what is decoded.
+    assert len(drawn) <= 4 * (torch.get_num_threads() + 1) + 2
     stream.close()
     assert threading.active_count() <= before
 

@@ -35,8 +35,10 @@ def reader(tmp_path, monkeypatch, small_model_folder, request):
     Path("music").mkdir()
     soundfile.write("music/long.flac", np.sin(np.arange(4 * 44_100) / 10), 44_100)
     write_sounds(Path("sounds"))
-    for option in ("ENABLE_PROGRESS_BAR", "ENABLE_CHECKPOINTING", "LOGGER"):
-        monkeypatch.setenv(f"PL_TRAINER_{option}", "False")
+    # With `rich` installed, the summary of a model would be printed, and not logged.
+    for option in ("PROGRESS_BAR", "CHECKPOINTING", "MODEL_SUMMARY"):
+        monkeypatch.setenv(f"PL_TRAINER_ENABLE_{option}", "False")
+    monkeypatch.setenv("PL_TRAINER_LOGGER", "False")
     rng = np.random.default_rng(0)
     for folder, loudness in (("real", 0.03), ("generated", 0.3)):
         Path(folder).mkdir()

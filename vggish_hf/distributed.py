@@ -42,6 +42,10 @@ _WRITER_CPUS = 0.25
 _READER_BYTES = 1 << 30
 
 
+class ClusterError(RuntimeError):
+    """Parts that the cluster has lost; what was written is whole, and the next run does the rest."""
+
+
 def embed_dataset(
     clips: Sequence[Clip],
     folder: str | Path,
@@ -98,7 +102,7 @@ def embed_dataset(
         ImportError: Ray is not installed.
         ValueError: As `embed_clips_to_folder`; or the cluster is too small for the actors.
         OSError: The folder cannot be written to, for example since the disk is full.
-        RuntimeError: Parts were lost again and again.
+        ClusterError: Parts were lost again and again.
     """
     ray = _import_ray()
     check_at_least_one(batch_size=batch_size, num_workers=num_workers, part_clips=part_clips)
@@ -147,7 +151,7 @@ def embed_dataset(
                         raise OSError(*error)
                     job.note(json.loads(row["counts"]), json.loads(row["failed"]))
             if len(job.pending) == before:
-                raise RuntimeError(
+                raise ClusterError(
                     f"Ray has done all of its tasks, and {before} clips are missing, such as "
                     f"{min(job.pending)!r}; run the same again"
                 )
@@ -160,7 +164,7 @@ def _rows(ray: Any, dataset: Any) -> Generator[Row, None, None]:
         yield from dataset.iter_rows()
     except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]
-        raise RuntimeError(
+        raise ClusterError(
             f"Ray has given up, what was written before is whole; mend what it says and run the "
             f"same again: {last}"
         ) from error

@@ -96,7 +96,8 @@ def check_output(path: Path, dtype: torch.dtype) -> None:
     """Raise ValueError unless `open_output` can write `dtype` to `path`."""
     if path.suffix not in _WRITERS:
         raise ValueError(
-            f"Expected an output that ends in {', '.join(_WRITERS)}, got {str(path)!r}"
+            f"Expected an output that ends in {', '.join(_WRITERS)}, or in a slash for a folder of "
+            f"Parquet files, got {str(path)!r}"
         )
     if path.suffix == ".tfrecord" and dtype != torch.uint8:
         raise ValueError("Expected uint8 embeddings for .tfrecord; use the post-process `uint8`")

@@ -1,6 +1,7 @@
 """The command line, `vggish-hf`: each command is a few lines over the library."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; without it, those of the process.
 
     Returns:
-        The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt.
+        The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt,
+        143 after SIGTERM where a command handles it.
     """
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
@@ -55,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code: int = args.run(args)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("vggish-hf: interrupted", file=sys.stderr)
-        return 130
+        return getattr(interrupt, "exit_code", 128 + signal.SIGINT)
     except (ValueError, OSError, ImportError, _HTTP_ERROR) as error:
         print(f"vggish-hf: error: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2

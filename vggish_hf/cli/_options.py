@@ -7,7 +7,7 @@ import torch
 
 from vggish_hf.pipeline import VGGishPipeline
 
-_DTYPES = {
+DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument(
-        "--dtype", choices=_DTYPES, default="float32", help="precision of the network"
+        "--dtype", choices=DTYPES, default="float32", help="precision of the network"
     )
 
 
@@ -48,7 +48,7 @@ def load_pipeline(args: argparse.Namespace, **settings: Any) -> VGGishPipeline:
     return VGGishPipeline.from_pretrained(
         args.model,
         device=args.device,
-        dtype=_DTYPES[args.dtype],
+        dtype=DTYPES[args.dtype],
         revision=args.revision,
         **settings,
     )

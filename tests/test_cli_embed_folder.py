@@ -1,0 +1,180 @@
+"""`vggish-hf embed` into a folder, from all kinds of inputs, and what interrupts it."""
+
+import io
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import embedding_faults as faults
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from clip_server import ClipServer
+
+from vggish_hf.cli import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Clips of two examples by name, in the folder `clips`."""
+    return faults.make_files(tmp_path / "clips", 3)
+
+
+@pytest.fixture
+def embed(lively_model_folder, tmp_path, monkeypatch):
+    """Run `embed` in a folder of the test's own; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: main(["embed", *arguments, "--model", str(lively_model_folder)])
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_a_folder_and_again(embed, files, tmp_path, capsys):
+    (tmp_path / "clips" / "bad.wav").write_bytes(b"RIFF")
+    assert embed("clips", "-o", "out/") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "6 examples of 3 clips in out/; 1 failed\n"
+    assert captured.err.startswith("failed: clips/bad.wav: ")
+    soundfile.write("clips/bad.wav", np.zeros(16_000), 16_000)
+    soundfile.write("clips/more.wav", np.zeros(16_000), 16_000)
+    assert embed("clips", "-o", "out") == 0  # a folder by now
+    captured = capsys.readouterr()
+    assert captured.out == "2 examples of 2 clips in out; 3 were there before\n"
+    assert captured.err == ""
+    table = pyarrow.dataset.dataset("out").to_table()
+    assert sorted(set(table["id"].to_pylist())) == sorted(
+        f"clips/{name}" for name in [*files, "bad.wav", "more.wav"]
+    )
+    assert len(table) == 8
+
+
+def test_it_opens_by_load_dataset(embed, files):
+    datasets = pytest.importorskip("datasets")
+    assert embed("clips", "-o", "out/", "--part-clips", "1") == 0
+    dataset = datasets.load_dataset("parquet", data_dir="out", split="train", cache_dir="cache")
+    assert sorted(dataset["id"]) == sorted(f"clips/{name}" for name in files for _ in range(2))
+
+
+def test_all_kinds_of_inputs(embed, files, tmp_path, capsys):
+    write_tar(tmp_path / "shard.tar", {**files, "../../escape.wav": b"RIFF", "a.json": b"{}"})
+    column = pa.array([{"bytes": content, "path": name} for name, content in files.items()])
+    pq.write_table(pa.table({"audio": column}), tmp_path / "table.parquet")
+    with ClipServer(files) as server:
+        pytest.importorskip("aiohttp")
+        links = [f"{server.url}/{name}" for name in files]
+        (tmp_path / "list.txt").write_text("\n".join(links))
+        inputs = ("clips", "shard.tar", "table.parquet", "list.txt")
+        assert embed(*inputs, "-o", "out/") == 1
+        assert embed(*inputs, "-o", "out.parquet") == 1
+    failed = "failed: shard.tar/../../escape.wav: "  # an id, and no path
+    assert [line[: len(failed)] for line in capsys.readouterr().err.splitlines()] == [failed] * 2
+    assert not list(tmp_path.parent.glob("escape*"))
+    rows = faults.read_rows(tmp_path / "out")
+    places = ("clips/", "shard.tar/", "table.parquet/", f"{server.url}/")
+    assert sorted(rows) == sorted(place + name for place in places for name in files)
+    for name in files:
+        for place in places[1:]:
+            assert np.allclose(rows[place + name], rows[places[0] + name], rtol=1e-4, atol=1e-5)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert sorted(set(table["id"].to_pylist())) == sorted(rows)
+
+
+def test_links_that_lead_out(embed, files, tmp_path, capsys):
+    outside = tmp_path / "outside.wav"
+    soundfile.write(outside, np.zeros(16_000), 16_000)
+    (tmp_path / "clips" / "link.wav").symlink_to(outside)
+    assert embed("clips", "-o", "out/") == 0
+    passed = "passed over: clips/link.wav: a link that leads out of its folder\n"
+    assert capsys.readouterr().err == passed
+    assert embed("clips", "-o", "out/", "--follow-symlinks") == 0
+    assert sorted(faults.read_rows(tmp_path / "out")) == sorted(
+        f"clips/{name}" for name in [*files, "link.wav"]
+    )
+
+
+@pytest.mark.parametrize("out", ["out/", "out.parquet"])
+def test_a_limit(embed, files, tmp_path, capsys, out):
+    soundfile.write("clips/long.wav", np.zeros(16_000 * 4), 16_000)
+    assert embed("clips", "-o", out, "--max-seconds", "3") == 1
+    captured = capsys.readouterr()
+    assert "failed: clips/long.wav: Expected audio of at most 3 seconds" in captured.err
+    assert captured.out == f"6 examples of 3 clips in {out}; 1 failed\n"
+
+
+def test_other_options_are_refused(embed, files, capsys):
+    assert embed("clips", "-o", "out/") == 0
+    capsys.readouterr()
+    assert embed("clips", "-o", "out/", "--example-hop", "0.48") == 2
+    error = capsys.readouterr().err
+    assert "write to another folder" in error
+    assert "example_hop_seconds: 0.96, now 0.48" in error
+
+
+def start(tmp_path, model, *arguments):
+    command = [sys.executable, "-m", "vggish_hf.cli", "embed", *arguments, "--model", str(model)]
+    return subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("out", ["out/", "out.parquet"])
+def test_interrupted_while_a_store_hangs(lively_model_folder, tmp_path, embed, number, code, out):
+    pytest.importorskip("aiohttp")
+    files = faults.make_files(tmp_path / "clips", 6)
+    held = sorted(files)[4]
+    with ClipServer(files, held=held) as server:
+        lines = [f"{server.url if name == held else 'clips'}/{name}" for name in sorted(files)]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        arguments = ("list.txt", "-o", out, "--part-clips", "2")
+        process = start(tmp_path, lively_model_folder, *arguments)
+        folder = tmp_path / "out"
+        end = time.monotonic() + faults.SECONDS
+        while not (server.reached.is_set() and (faults.parts(folder) or out != "out/")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(number)
+        # The store does not answer before it has ended.
+        _, error = process.communicate(timeout=faults.SECONDS)
+        assert process.returncode == code
+        assert error.splitlines()[-1] == "vggish-hf: interrupted"
+        assert "Traceback" not in error
+        assert not (tmp_path / "out.parquet").exists()
+        before = faults.parts(folder)
+        server.release()
+        assert embed(*arguments) == 0
+    if out == "out/":
+        assert before
+        assert {name: faults.parts(folder)[name] for name in before} == before
+        faults.assert_complete(folder, [(line, "") for line in lines])
+    else:
+        assert len(pq.read_table(tmp_path / out)) == 12
+
+
+def test_a_second_interrupt_ends_at_once(lively_model_folder, tmp_path):
+    code = """
+import os, signal, time
+from vggish_hf.cli._interrupts import ending_soon
+with ending_soon():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "vggish-hf: interrupted\n")
