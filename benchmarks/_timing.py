@@ -12,9 +12,9 @@ import numpy as np
 
 OUTPUT = Path(os.environ.get("BENCH_OUTPUT", "build/bench"))
 MIN_ROUNDS = 3
-# Threads of one contestant's library may spin for a while before they sleep: not in the next one's
-# time.
-PAUSE = 0.01  # s
+# Threads of one contestant's library spin for a while before they sleep, OpenBLAS's for 2^26
+# cycles: not in the next one's time.
+PAUSE = 0.05  # s
 
 # Okabe and Ito's, which no kind of colour blindness confuses.
 COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
@@ -32,7 +32,7 @@ class Spread(NamedTuple):
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], seconds: float
+    contestants: Mapping[str, Callable[[], object]], seconds: float, calls: int = 1
 ) -> dict[str, list[float]]:
     """Let each contestant run once in every round, in an order that rotates.
 
@@ -41,9 +41,11 @@ def alternate(
     Args:
         contestants: What runs, by name; each runs once before the first round.
         seconds: For how long new rounds begin; there are at least three.
+        calls: How often each runs in its turn: where one call is over in milliseconds, a core that
+            has to wake first would take as long.
 
     Returns:
-        The seconds that each took, a value a round.
+        The seconds that a call of each took, a value a round.
     """
     names = list(contestants)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -57,8 +59,9 @@ def alternate(
         for name in names[first:] + names[:first]:
             time.sleep(PAUSE)
             start = time.perf_counter()
-            contestants[name]()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                contestants[name]()
+            times[name].append((time.perf_counter() - start) / calls)
     return times
 
 

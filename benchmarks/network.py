@@ -1,8 +1,9 @@
 """The network alone: examples a second, ours beside other libraries and the machine's limit.
 
 The limit is the best of large products of matrices and large convolutions, in the same rounds.
-Every library has as many threads as torch. Errors are of the embeddings of real sounds, relative to
-the same network in float64; random weights magnify them, beside trained ones as of `demo`.
+Every library has as many threads as torch. A turn is as many calls as embed 32 examples. Errors are
+of the embeddings of real sounds, relative to the same network in float64; random weights magnify
+them, beside trained ones as of `demo`.
 """
 
 import copy
@@ -22,6 +23,7 @@ from benchmarks._timing import Spread, alternate, draw, ratio, save, spread
 from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPipeline
 
 BATCHES = (1, 8, 32, 128)
+TURN = 32  # examples, in as many calls as it takes
 SECONDS = {torch.float32: 18.0, torch.bfloat16: 10.0}  # for each batch
 OURS = "vggish-hf"
 EXACT = torch.float64
@@ -89,9 +91,10 @@ def measure(
 ) -> tuple[dict[str, Spread], Spread, dict[str, Spread], dict[str, Spread], str]:
     """Return examples a second, the limit's, ours over each, shares of the limit, and its name."""
     bounds = limits(dtype)
+    calls = max(TURN // len(examples), 1)
     runs = {name: partial(embed, examples) for name, embed in networks.items()}
     runs |= {name: run for name, (run, _) in bounds.items()}
-    seconds = alternate(runs, SECONDS[dtype])
+    seconds = alternate(runs, SECONDS[dtype], calls)
     # Seconds for the work of an example.
     per_example = {
         name: [time / len(examples) for time in seconds[name]]

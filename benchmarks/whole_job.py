@@ -1,11 +1,11 @@
 """The whole job, files to Parquet: clips a second, ours beside two loops that users write today.
 
 The clips last 10 s, are in stereo at 44.1 kHz, and are WAV, FLAC and MP3 in turn. Each contestant
-has its model loaded, and embeds twenty clips in its turn: the same ones in the same round.
+has its model loaded, ours has its decoder processes running, and embeds twenty clips in its turn:
+the same ones in the same round.
 """
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,26 +26,34 @@ from benchmarks._materials import save_model, write_clips
 from benchmarks._timing import alternate, draw, ratio, save, spread
 from tests.reference import mel_matrix
 from vggish_hf import VGGishModel, VGGishOutput, VGGishPipeline
-from vggish_hf.audio import load_audio
+from vggish_hf.audio import DEFAULT_LIMITS, load_audio
+from vggish_hf.clips import Clip
+from vggish_hf.embedding_blocks import open_clips
 from vggish_hf.feature_extraction.resampling import resample
+from vggish_hf.isolated_audio import IsolatedDecoders
 from vggish_hf.outputs import open_output
+from vggish_hf.pipeline import Decoder
 
 CLIPS = 200
 PIECE = 20  # clips a round
 SECONDS = 75.0
 OURS = "vggish-hf"
 MEL = mel_matrix()
+STATISTICS = Path("/proc/stat")
 WINDOW = 0.5 - 0.5 * np.cos(2 * np.pi / 400 * np.arange(400))
 
 Job = Callable[[Sequence[Path], Path], object]
 
 
-def embed_with_ours(pipeline: VGGishPipeline, paths: Sequence[Path], out: Path) -> None:
+def embed_with_ours(
+    pipeline: VGGishPipeline, decode: Decoder, paths: Sequence[Path], out: Path
+) -> None:
     """As `vggish-hf embed` does."""
+    clips = [Clip(str(path), str(path)) for path in paths]
     size = pipeline.model.config.embedding_size
     with open_output(out, size, torch.float32, pipeline.provenance("none")) as write:
-        for output in pipeline.stream(paths):
-            write(str(paths[output.index]), output)
+        for output in pipeline.stream(clips, decode=decode):
+            write(clips[output.index].id, output)
 
 
 def embed_as_today(embed: _peers.Embed, paths: Sequence[Path], out: Path) -> None:
@@ -134,7 +142,7 @@ def main() -> None:
     modules = [import_module(name) for name in ("onnxruntime", "resampy", "soundfile")]
     machine = describe_machine("python -m benchmarks whole_job", torch, np, pa, *modules)
     print(f"{machine}\nthreads of each network: {threads}; {CLIPS} clips, {PIECE} a round")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, IsolatedDecoders() as decoders:
         clips, model_folder = Path(scratch, "clips"), Path(scratch, "model")
         clips.mkdir()
         write_clips(clips, CLIPS)
@@ -142,7 +150,7 @@ def main() -> None:
         pipeline = VGGishPipeline.from_pretrained(model_folder)
         model = VGGishModel.from_pretrained(model_folder)
         jobs: dict[str, Job] = {
-            OURS: partial(embed_with_ours, pipeline),
+            OURS: partial(embed_with_ours, pipeline, open_clips(decoders, DEFAULT_LIMITS)),
             "resampy, numpy, torch": partial(embed_as_today, _peers.port(model)),
             "ours, ONNX Runtime": partial(
                 embed_by_onnx, pipeline, _peers.onnx_runtime(model, threads)
@@ -183,17 +191,25 @@ def main() -> None:
 def piece_by_piece(
     job: Job, paths: Sequence[Path], out: Path, shares: list[float]
 ) -> Callable[[], None]:
-    """Make what runs the job on the next piece, and appends the share of the cores it kept busy."""
+    """Make what runs the job on the next piece, and appends which share of the cores was busy."""
     pieces = itertools.cycle([paths[at : at + PIECE] for at in range(0, len(paths), PIECE)])
-    cores = os.cpu_count() or 1
 
     def run() -> None:
-        start, processor_start = time.perf_counter(), time.process_time()
+        before = core_ticks()
         job(next(pieces), out)
-        elapsed = time.perf_counter() - start
-        shares.append((time.process_time() - processor_start) / elapsed / cores)
+        busy, idle = (now - then for now, then in zip(core_ticks(), before, strict=True))
+        shares.append(busy / max(busy + idle, 1))
 
     return run
+
+
+def core_ticks() -> tuple[int, int]:
+    """For how long all cores have been busy, with whatever process, and idle; Linux's count."""
+    if not STATISTICS.exists():
+        return 0, 0
+    ticks = list(map(int, STATISTICS.read_text().split("\n", 1)[0].split()[1:9]))
+    idle = ticks[3] + ticks[4]  # also waiting for the disk
+    return sum(ticks) - idle, idle
 
 
 if __name__ == "__main__":

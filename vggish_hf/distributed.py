@@ -43,7 +43,7 @@ _READER_BYTES = 1 << 30
 
 
 class ClusterError(RuntimeError):
-    """Parts that the cluster has lost; what was written is whole, and the next run does the rest."""
+    """A cluster that gave up; what was written is whole, and the next run does the rest."""
 
 
 def embed_dataset(
