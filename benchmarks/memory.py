@@ -1,7 +1,7 @@
 """Memory of `vggish-hf embed`: the most that it took, for few clips, many, and a very long one.
 
 Each run is a process of its own, whose peak is the system's count. The weights' file is mapped into
-memory, and its pages count.
+memory, and its pages count. Decoders are two processes more: twice the larger one's peak.
 """
 
 import itertools
@@ -23,7 +23,7 @@ HOURS = 3
 MIB = 1 << 20
 
 RUN = """
-import json, sys
+import json, resource, sys
 from pathlib import Path
 import vggish_hf.cli
 
@@ -35,17 +35,18 @@ def peak():
 imported = peak()
 if vggish_hf.cli.main(["embed", *sys.argv[1:]]):
     sys.exit("not every file was embedded")
-print(json.dumps([imported, peak()]))
+decoders = 2 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(json.dumps([imported, peak(), decoders]))
 """
 
 
-def measure(source: Path, model: Path, out: Path) -> tuple[float, float]:
-    """Embed a file or a folder; return the peaks after importing and at the end, MiB."""
+def measure(source: Path, model: Path, out: Path) -> tuple[float, float, float]:
+    """Embed a file or a folder; return peaks: after importing, at the end, of decoders; MiB."""
     arguments = [source, "-o", out, "--model", model]
     command = [sys.executable, "-c", RUN, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    imported, peak = json.loads(done.stdout.splitlines()[-1])
-    return imported, peak
+    imported, peak, decoders = json.loads(done.stdout.splitlines()[-1])
+    return imported, peak, decoders
 
 
 def link_clips(folder: Path, files: Path, count: int) -> None:
@@ -53,7 +54,7 @@ def link_clips(folder: Path, files: Path, count: int) -> None:
     folder.mkdir()
     paths = itertools.cycle(sorted(files.iterdir()))
     for number, path in zip(range(count), paths, strict=False):
-        (folder / f"{number:05}{path.suffix}").symlink_to(path)
+        (folder / f"{number:05}{path.suffix}").hardlink_to(path)
 
 
 def main() -> None:
@@ -75,12 +76,13 @@ def main() -> None:
             sources[f"{count:,} clips of {CLIP_SECONDS} s"] = source
         sources[f"a file of {HOURS} hours"] = long
         weights = (model / "model.safetensors").stat().st_size / MIB
-        print(f"{'':24}{'peak':>10}{'imports':>10}{'weights':>10}{'the rest':>10}")
+        columns = ("peak", "imports", "weights", "the rest", "decoders")
+        print(" " * 24 + "".join(f"{column:>10}" for column in columns))
         for name, source in sources.items():
-            imported, peak = measure(source, model, Path(scratch, "out.parquet"))
-            rest = peak - imported - weights
-            print(f"{name:24}{peak:10.0f}{imported:10.0f}{weights:10.0f}{rest:10.0f}")
-            results[name] = {"peak": peak, "imports": imported, "weights": weights, "rest": rest}
+            imported, peak, decoders = measure(source, model, Path(scratch, "out.parquet"))
+            found = (peak, imported, weights, peak - imported - weights, decoders)
+            print(f"{name:24}" + "".join(f"{value:10.0f}" for value in found))
+            results[name] = dict(zip(columns, found, strict=True))
     save("memory", {"machine": machine, "threads": torch.get_num_threads(), "MiB": results})
 
 
