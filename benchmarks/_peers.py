@@ -23,6 +23,7 @@ CONVOLUTIONS = {
     "conv4_2": True,
 }
 LINEAR = ("fc1_1", "fc1_2", "fc2")
+ONNX_INPUT = "examples"
 
 
 def port(model: VGGishModel, dtype: torch.dtype = torch.float32) -> Embed:
@@ -52,19 +53,35 @@ def port(model: VGGishModel, dtype: torch.dtype = torch.float32) -> Embed:
 
 def onnx_runtime(model: VGGishModel, threads: int) -> Embed:
     """ONNX Runtime, from an export of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "vggish.onnx")
+        export_onnx(model, path)
+        return onnx_session(path, threads)
+
+
+def export_onnx(model: VGGishModel, path: Path) -> None:
+    """Write the network, for batches of any size, into one file."""
+    example = (torch.zeros(2, model.config.num_frames, model.config.num_mel_bins),)
+    torch.onnx.export(
+        model,
+        example,
+        path,
+        input_names=[ONNX_INPUT],
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def onnx_session(path: Path, threads: int) -> Embed:
+    """Load a network that `export_onnx` wrote."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    batch = torch.export.Dim("batch")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "vggish.onnx")
-        example = (torch.zeros(2, 96, 64),)
-        shapes = ({0: batch},)
-        torch.onnx.export(model, example, path, dynamo=True, dynamic_shapes=shapes, verbose=False)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda examples: torch.from_numpy(session.run(None, {given.name: examples.numpy()})[0])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda examples: torch.from_numpy(session.run(None, {ONNX_INPUT: examples.numpy()})[0])
 
 
 def openvino(model: VGGishModel, threads: int, precision: str = "f32") -> Embed:

@@ -1,7 +1,8 @@
 """Memory of `vggish-hf embed`: the most that it took, for few clips, many, and a very long one.
 
 Each run is a process of its own, whose peak is the system's count. The weights' file is mapped into
-memory, and its pages count. Decoders are two processes more: twice the larger one's peak.
+memory, and its pages count. The decoders are processes more, whose peaks are looked up while they
+are running.
 """
 
 import itertools
@@ -23,20 +24,33 @@ HOURS = 3
 MIB = 1 << 20
 
 RUN = """
-import json, resource, sys
+import json, sys, threading, time
 from pathlib import Path
 import vggish_hf.cli
 
-def peak():
+def peak(process="self"):
     # Linux; ru_maxrss would begin with the peak of the process that started this one
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc", process, "status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+decoders = [0]
+
+def watch():
+    while True:
+        pids = [pid for task in Path("/proc/self/task").glob("*/children")
+                for pid in task.read_text().split()]
+        try:
+            decoders.append(sum(map(peak, pids)))
+        except (OSError, IndexError):  # one has ended
+            pass
+        time.sleep(0.2)
+
+threading.Thread(target=watch, daemon=True).start()
 
 imported = peak()
 if vggish_hf.cli.main(["embed", *sys.argv[1:]]):
     sys.exit("not every file was embedded")
-decoders = 2 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-print(json.dumps([imported, peak(), decoders]))
+print(json.dumps([imported, peak(), max(decoders)]))
 """
 
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,30 @@ class _Clip:
     missing: int = 0  # examples handed in whose rows are not back
     open: bool = True  # whether more examples may come
     discarded: bool = False
-    parts: list[Tensor] = field(default_factory=list)
+    rows: Tensor | None = None  # those that are back, and room for more
+    count: int = 0  # of those that are back
+
+    def append(self, rows: Tensor) -> None:
+        """Copy rows behind those that are there.
+
+        In one place that doubles where it is full: thousands of small pieces, between the large
+        ones that the network uses for a moment, would keep the allocator from using those again.
+        """
+        count = self.count + len(rows)
+        if self.rows is None or count > len(self.rows):
+            larger = rows.new_empty((max(count, 2 * self.count), *rows.shape[1:]))
+            if self.rows is not None:
+                larger[: self.count] = self.rows[: self.count]
+            self.rows = larger
+        self.rows[self.count : count] = rows
+        self.count = count
+        self.missing -= len(rows)
+
+    def take(self) -> Tensor | None:
+        """Return the rows, without room for more; None where there were no examples."""
+        if self.rows is None or self.count == len(self.rows):
+            return self.rows
+        return self.rows[: self.count].clone()
 
 
 class Batcher:
@@ -76,14 +99,14 @@ class Batcher:
         if last is not None:
             self._distribute(last)
 
-    def finished(self) -> Iterator[tuple[int, list[Tensor]]]:
-        """Take out the clips that have all their rows, in order: index, and parts of rows."""
+    def finished(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Take out the clips that have all their rows, in order: index and rows, None for none."""
         while self._running and self._running[0].done():
             self._distribute(self._running.popleft().result())
         while self._clips and not self._clips[0].open and not self._clips[0].missing:
             clip = self._clips.popleft()
             if not clip.discarded:
-                yield clip.index, clip.parts
+                yield clip.index, clip.take()
 
     def _collect(self, most: int) -> None:
         """Wait until at most so many batches wait for a thread or run."""
@@ -94,6 +117,5 @@ class Batcher:
         for clip in self._clips:
             count = min(clip.missing, len(rows))
             if count:
-                clip.parts.append(rows[:count].clone())
-                clip.missing -= count
+                clip.append(rows[:count])
                 rows = rows[count:]

@@ -299,11 +299,10 @@ class VGGishPipeline:
             yield from self._outputs(batcher, postprocess)
 
     def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
-        for index, parts in batcher.finished():
-            # A clip without a whole example has no rows: an empty batch has their shape.
-            embeddings = torch.cat(
-                parts or [self.embed_examples(torch.empty(0, *self._example_shape), postprocess)]
-            )
+        for index, embeddings in batcher.finished():
+            if embeddings is None:  # a clip without a whole example
+                none = torch.empty(0, *self._example_shape)
+                embeddings = self.embed_examples(none, postprocess)
             times = self.extractor.example_times(len(embeddings))
             seconds = self.extractor.config.example_seconds
             yield VGGishOutput(embeddings, times, index, seconds)
