@@ -45,7 +45,6 @@ def quantised(model: VGGishModel, examples: Tensor, threads: int) -> _peers.Embe
         return _peers.onnx_session(small, threads)
 
 
-@torch.inference_mode()
 def main() -> None:
     """Print the table and write it."""
     import onnxruntime
@@ -65,7 +64,8 @@ def main() -> None:
             for dtype in (torch.float32, torch.bfloat16)
         }
         networks["ONNX Runtime, 8 bits"] = quantised(model, others, threads)
-        exact = copy.deepcopy(model).double()(measured.double())
+        with torch.inference_mode():
+            exact = copy.deepcopy(model).double()(measured.double())
         batch = measured[:BATCH]
         seconds = alternate({key: partial(run, batch) for key, run in networks.items()}, SECONDS)
         print(f"{name:22}{'examples/s':>10}{'over float32':>20}{'relative error':>16}")

@@ -243,7 +243,7 @@ def check_full_disk(engine: Engine, tmp_path: Path, model: Path) -> None:
         pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
     try:
         out = disk / "out"
-        clips = make_clips(tmp_path / "files", 10, seconds=20)  # 20 KB of embeddings a part
+        clips = make_clips(tmp_path / "files", 10, seconds=40)  # 40 KB of embeddings a part
         with Run(engine, clips, out, model, part_clips=2) as job:
             error = job.error()
         assert "OSError: [Errno 28]" in error

@@ -17,7 +17,14 @@ from vggish_hf.clips import Clip
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.isolated_audio import IsolatedDecoders
 from vggish_hf.output_folder import EmbeddingFolder, part_name
-from vggish_hf.pipeline import Decoder, Postprocess, VGGishOutput, VGGishPipeline, stream_examples
+from vggish_hf.pipeline import (
+    Decoder,
+    Postprocess,
+    VGGishOutput,
+    VGGishPipeline,
+    example_dtype,
+    stream_examples,
+)
 
 #: Examples of a block at most: 100 MB of float32, from 65 minutes of audio.
 BLOCK_EXAMPLES = 4096
@@ -98,9 +105,7 @@ def read_blocks(
     Yields:
         Blocks of whole clips, in order, each of at most `BLOCK_EXAMPLES` examples.
     """
-    counts: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    gathered: list[Tensor] = [torch.empty(0, *example_shape(extractor))]
+    gathered = _Gathered(extractor, dtype)
 
     def produce(clip: Any) -> Iterator[Tensor]:
         return stream_examples(extractor, clip, dtype, decode=decode)
@@ -118,18 +123,49 @@ def read_blocks(
                         break
             # Only what reading raises is the clip's fault.
             except (ValueError, OSError, TypeError) as error:
-                failed[clip.id] = str(error)
+                gathered.failed[clip.id] = str(error)
                 continue
             if count > BLOCK_EXAMPLES:
-                yield ExampleBlock({}, gathered[0], {}, clip)
+                yield ExampleBlock({}, torch.empty(0, *example_shape(extractor)), {}, clip)
                 continue
-            if sum(counts.values()) + count > BLOCK_EXAMPLES:
-                yield ExampleBlock(counts, torch.cat(gathered), failed)
-                counts, failed, gathered = {}, {}, gathered[:1]
-            counts[clip.id] = count
-            gathered += examples
-    if counts or failed:
-        yield ExampleBlock(counts, torch.cat(gathered), failed)
+            if count > gathered.room:
+                yield gathered.block()
+                gathered = _Gathered(extractor, dtype)
+            gathered.add(clip, examples)
+    if gathered.counts or gathered.failed:
+        yield gathered.block()
+
+
+class _Gathered:
+    """Examples of whole clips, copied to one place, of which only what is filled takes memory.
+
+    Kept where they are, in hundreds of small pieces between larger ones that come and go, they
+    would keep the allocator from using those again.
+    """
+
+    def __init__(self, extractor: VGGishFeatureExtractor, dtype: torch.dtype) -> None:
+        shape = (BLOCK_EXAMPLES, *example_shape(extractor))
+        self._examples = torch.empty(shape, dtype=example_dtype(dtype))
+        self._count = 0
+        self.counts: dict[str, int] = {}
+        self.failed: dict[str, str] = {}
+
+    @property
+    def room(self) -> int:
+        """How many more examples there may be."""
+        return BLOCK_EXAMPLES - self._count
+
+    def add(self, clip: Clip, parts: list[Tensor]) -> None:
+        """Copy a clip's examples."""
+        first = self._count
+        for part in parts:
+            self._examples[self._count : self._count + len(part)] = part
+            self._count += len(part)
+        self.counts[clip.id] = self._count - first
+
+    def block(self) -> ExampleBlock:
+        """What was added, without a copy."""
+        return ExampleBlock(self.counts, self._examples[: self._count], self.failed)
 
 
 def example_shape(extractor: VGGishFeatureExtractor) -> tuple[int, int]:

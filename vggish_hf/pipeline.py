@@ -56,6 +56,11 @@ class VGGishOutput:
         return float(self.start_seconds[-1]) + self.example_seconds if len(self.embeddings) else 0.0
 
 
+def example_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What examples are made in for a network of a dtype: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def stream_examples(
     extractor: VGGishFeatureExtractor,
     source: AudioSource,
@@ -68,7 +73,7 @@ def stream_examples(
     Args:
         extractor: The front end.
         source: The clip, as for calling a pipeline.
-        dtype: The network's: for one of float64 the examples are too, for others float32.
+        dtype: The network's, see `example_dtype`.
         decode: Opens the clip.
 
     Returns:
@@ -81,8 +86,7 @@ def stream_examples(
         [32, 30]
     """
     stream = decode(source)
-    precise = torch.float64 if dtype == torch.float64 else torch.float32
-    blocks = (block.to(precise) for block in stream.blocks)
+    blocks = (block.to(example_dtype(dtype)) for block in stream.blocks)
     return extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
 
 
