@@ -1,6 +1,7 @@
 """The command line, `vggish-hf`: each command is a few lines over the library."""
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt,
         143 after SIGTERM where a command handles it.
     """
+    if argv is None:
+        # What is imported lives as long as this process: to search all of it for garbage again and
+        # again, and once more at the end, takes longer than to embed a short clip.
+        gc.freeze()
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     if "rest" in args:
