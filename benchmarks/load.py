@@ -22,7 +22,7 @@ import torch
 from benchmarks import describe_machine
 from benchmarks._materials import read_sounds, save_model
 from benchmarks._timing import save
-from benchmarks.whole_job import core_ticks
+from benchmarks.whole_job import TICK, core_ticks
 
 CLIPS = 100_000
 RAY_CLIPS = 5_000
@@ -32,7 +32,6 @@ FOLDER = 1_000  # clips
 RATE = 16_000  # Hz
 STEPS = 10
 WARM = 0.2  # of the clips, not counted in a rate
-TICK = os.sysconf("SC_CLK_TCK")
 
 RUN = """
 import json, sys

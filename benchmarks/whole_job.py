@@ -6,9 +6,10 @@ the same ones in the same round.
 """
 
 import itertools
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -22,10 +23,11 @@ import soundfile
 import torch
 
 from benchmarks import _peers, describe_machine
-from benchmarks._materials import save_model, write_clips
+from benchmarks._materials import CLIP_SECONDS, save_model, write_clips
 from benchmarks._timing import alternate, draw, ratio, save, spread
+from benchmarks.network import network_flops
 from tests.reference import mel_matrix
-from vggish_hf import VGGishModel, VGGishOutput, VGGishPipeline
+from vggish_hf import VGGishConfig, VGGishModel, VGGishOutput, VGGishPipeline
 from vggish_hf.audio import DEFAULT_LIMITS, load_audio
 from vggish_hf.clips import Clip
 from vggish_hf.embedding_blocks import open_clips
@@ -35,6 +37,9 @@ from vggish_hf.outputs import open_output
 from vggish_hf.pipeline import Decoder
 
 CLIPS = 200
+PLANNED = (2_084_320, 50_000_000)  # AudioSet, a catalogue
+CLIP_EXAMPLES = 10
+TICK = os.sysconf("SC_CLK_TCK")  # a second
 PIECE = 20  # clips a round
 SECONDS = 75.0
 OURS = "vggish-hf"
@@ -158,9 +163,9 @@ def main() -> None:
         }
         paths = sorted(clips.iterdir())
         outputs = {name: Path(scratch, f"{number}.parquet") for number, name in enumerate(jobs)}
-        shares: list[float] = []
+        ticks: list[tuple[int, int]] = []
         runs = {
-            name: piece_by_piece(job, paths, outputs[name], shares if name == OURS else [])
+            name: piece_by_piece(job, paths, outputs[name], ticks if name == OURS else [])
             for name, job in jobs.items()
         }
         seconds = alternate(runs, SECONDS)
@@ -169,38 +174,71 @@ def main() -> None:
         # All have ended with the same piece.
         ours, *others = [read_embeddings(path) for path in outputs.values()]
         errors = [float(np.linalg.norm(other - ours) / np.linalg.norm(ours)) for other in others]
-        busy = spread(shares[1:])
+        del ticks[0]  # to warm up
+        busy = spread([busy / max(busy + idle, 1) for busy, idle in ticks])
+        core_ms = 1e3 * sum(busy for busy, _ in ticks) / TICK / PIECE / len(ticks)
         stages = measure_stages(pipeline, paths[:PIECE], outputs[OURS])
+        half = VGGishPipeline.from_pretrained(model_folder, dtype=torch.bfloat16)
+        network_ms = {
+            "float32": stages["network"],
+            "bfloat16": measure_stages(half, paths[:PIECE], outputs[OURS])["network"],
+        }
+        plans = [plan(count, core_ms, network_ms) for count in PLANNED]
     print(f"\n{len(seconds[OURS])} rounds{'':17}{'clips/s':>10}{'ours over it':>20}{'apart':>10}")
     for name, error in zip(jobs, [0.0, *errors], strict=True):
         print(f"{name:26}{rates[name].median:10.1f}{ahead[name]!s:>20}{error:10.1e}")
-    print(f"ours keeps {busy} of the cores busy")
+    print(f"ours keeps {busy} of the cores busy, and takes {core_ms:.1f} ms of a core for a clip")
     total = sum(stages.values())
     print(f"\nours, each stage alone on one thread: {total:.1f} ms of CPU a clip")
     for name, milliseconds in stages.items():
         print(f"{name:26}{milliseconds:10.2f} ms {milliseconds / total:8.1%}")
+    print(f"\nwhat follows for more clips of {CLIP_SECONDS} s")
+    for name in plans[0]:
+        print(f"{name:44}" + "".join(f"{each[name]:>16,.4g}" for each in plans))
     save(
         "whole_job",
         {"machine": machine, "threads": threads, "clips_per_second": rates, "ours_over": ahead}
-        | {"busy": busy, "stages_ms": stages},
+        | {"busy": busy, "core_ms": core_ms, "stages_ms": stages, "network_ms": network_ms}
+        | {"plans": plans},
     )
     title = f"Files to Parquet, {PIECE} clips of 10 s at a time, threads: {threads}"
     draw("whole_job", title, "clips a second", {"WAV, FLAC and MP3": rates})
 
 
 def piece_by_piece(
-    job: Job, paths: Sequence[Path], out: Path, shares: list[float]
+    job: Job, paths: Sequence[Path], out: Path, ticks: list[tuple[int, int]]
 ) -> Callable[[], None]:
-    """Make what runs the job on the next piece, and appends which share of the cores was busy."""
+    """Make what runs the job on the next piece, and appends how the cores were busy and idle."""
     pieces = itertools.cycle([paths[at : at + PIECE] for at in range(0, len(paths), PIECE)])
 
     def run() -> None:
         before = core_ticks()
         job(next(pieces), out)
         busy, idle = (now - then for now, then in zip(core_ticks(), before, strict=True))
-        shares.append(busy / max(busy + idle, 1))
+        ticks.append((busy, idle))
 
     return run
+
+
+def plan(count: int, core_ms: float, network_ms: Mapping[str, float]) -> dict[str, float]:
+    """What so many clips take, from what one took."""
+    config = VGGishConfig()
+    without = core_ms - network_ms["float32"]
+    hours = {name: count * (without + each) / 3.6e6 for name, each in network_ms.items()}
+    rows = count * CLIP_EXAMPLES
+    return {
+        "clips": count,
+        **{f"core-hours, {name}": each for name, each in hours.items()},
+        "core-hours without the network": count * without / 3.6e6,
+        "the network, 10^15 operations": rows * network_flops(config) / 1e15,
+        "between machines on a cluster, TB": rows
+        * config.num_frames
+        * config.num_mel_bins
+        * 4
+        / 1e12,
+        "embeddings, float32, GB": rows * config.embedding_size * 4 / 1e9,
+        "embeddings, uint8, GB": rows * config.embedding_size / 1e9,
+    }
 
 
 def core_ticks() -> tuple[int, int]:

@@ -161,16 +161,24 @@ def test_table_of_a_clip(tmp_path):
 
 def test_pieces_follow_each_other(tmp_path):
     paths = [Path(str(number)) for number in range(3 * whole_job.PIECE)]
-    done, shares = [], []
+    done, ticks = [], []
     run = whole_job.piece_by_piece(
-        lambda piece, out: done.append((piece, out)), paths, tmp_path, shares
+        lambda piece, out: done.append((piece, out)), paths, tmp_path, ticks
     )
     for _ in range(4):
         run()
     first = (paths[: whole_job.PIECE], tmp_path)
     assert [done[0], done[3]] == [first, first]
     assert done[1][0] + done[2][0] == paths[whole_job.PIECE :]
-    assert len(shares) == 4
+    assert len(ticks) == 4
+
+
+def test_plan():
+    plan = whole_job.plan(3_600_000, 75.0, {"float32": 60.0, "bfloat16": 30.0})
+    assert plan["core-hours, float32"] == 75
+    assert plan["core-hours, bfloat16"] == 45
+    assert plan["core-hours without the network"] == 15
+    assert plan["embeddings, uint8, GB"] == 4.608
 
 
 def test_clips_differ_and_are_the_same_every_time(tmp_path):
