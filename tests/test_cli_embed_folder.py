@@ -164,6 +164,31 @@ def test_interrupted_while_a_store_hangs(lively_model_folder, tmp_path, embed, n
         assert len(pq.read_table(tmp_path / out)) == 12
 
 
+@pytest.mark.slow
+def test_interrupted_while_a_file_is_written(lively_model_folder, tmp_path):
+    pytest.importorskip("aiohttp")
+    code = """
+import contextlib, os, signal, sys
+from vggish_hf.cli import embed, main
+real = embed.open_output
+@contextlib.contextmanager
+def interrupting(*arguments):
+    with real(*arguments):
+        yield lambda *clip: os.kill(os.getpid(), signal.SIGINT)
+embed.open_output = interrupting
+sys.exit(main(sys.argv[1:]))
+"""
+    files = faults.make_files(tmp_path / "clips", 8)
+    with ClipServer(files, held="07.wav") as server:
+        inputs = [f"clips/{name}" for name in sorted(files)[:7]] + [f"{server.url}/07.wav"]
+        inputs += ["-o", "out.npz", "--batch-size", "2"]
+        command = [sys.executable, "-c", code, "embed", *inputs, "--model", lively_model_folder]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (130, "vggish-hf: interrupted\n")
+
+
 def test_a_second_interrupt_ends_at_once(lively_model_folder, tmp_path):
     code = """
 import os, signal, time

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import embedding_faults as faults
 import pytest
+
+from vggish_hf.distributed import fit_actors
 
 AUDIO = Path(__file__).parent / "data" / "audio_cases"
 NODES = 2
@@ -151,6 +154,29 @@ def test_from_the_command_line(cluster, lively_model_folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_command_line_is_ended(cluster, lively_model_folder, tmp_path):
+    files = faults.make_files(tmp_path / "files", 6)
+    held = sorted(files)[4]
+    with faults.ClipServer(files, held=held) as server:
+        lines = [f"{server.url if name == held else 'files'}/{name}" for name in sorted(files)]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        command = [sys.executable, "-m", "vggish_hf.cli", "embed", "list.txt", "-o", "out/"]
+        command += ["--model", str(lively_model_folder), "--part-clips", "2"]
+        command += ["--engine", "ray", "--address", cluster.address, "--actors", "1"]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + faults.SECONDS
+        while not (server.reached.is_set() and faults.parts(tmp_path / "out")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.terminate()
+        _, error = process.communicate(timeout=faults.SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error.splitlines()[-1] == "vggish-hf: interrupted"
+    assert faults.parts(tmp_path / "out")
+
+
+@pytest.mark.slow
 def test_workers_are_killed(cluster, engine, lively_model_folder, tmp_path):
     with faults.held_job(engine, tmp_path, lively_model_folder) as (job, server, clips):
         readers, actors = cluster.workers("FlatMap"), cluster.workers("MapWorker")
@@ -243,6 +269,55 @@ def test_a_cluster_that_is_too_small(engine, lively_model_folder, tmp_path):
     out = tmp_path / "out"
     with faults.Run(engine, clips, out, lively_model_folder, num_actors=4) as job:
         assert "at least 5 CPUs for 4 actors of 1 CPUs and 0 GPUs" in job.error()
+
+
+@pytest.mark.parametrize(
+    ("have", "asked", "expected"),
+    [
+        ({"CPU": 8.0}, (None, 1.0, None), (4, 0.0)),
+        ({"CPU": 8.0}, (None, 2.0, None), (2, 0.0)),
+        ({"CPU": 2.0}, (None, 1.0, None), (1, 0.0)),
+        ({"CPU": 32.0, "GPU": 8.0}, (None, 1.0, None), (8, 1.0)),
+        ({"CPU": 8.0, "GPU": 8.0}, (None, 1.0, None), (7, 1.0)),
+        ({"CPU": 32.0, "GPU": 2.0}, (None, 1.0, 0.5), (4, 0.5)),
+        ({"CPU": 32.0, "GPU": 2.0}, (3, 1.0, 0.0), (3, 0.0)),
+    ],
+)
+def test_how_many_actors_fit(have, asked, expected):
+    assert fit_actors(have, *asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("have", "asked", "message"),
+    [
+        ({"CPU": 1.0}, (None, 1.0, None), "at least 2 CPUs for 1 actors .* let more machines join"),
+        ({"CPU": 4.0, "GPU": 1.0}, (2, 1.0, None), "at least 2 GPUs for 2 actors"),
+        ({"CPU": 4.0, "memory": 5e8}, (None, 1.0, None), "at least 1073741824 bytes of memory"),
+        ({"CPU": 4.0}, (None, 0.0, None), "`cpus_per_actor` above 0"),
+        ({"CPU": 4.0}, (0, 1.0, None), "`num_actors` of at least 1"),
+    ],
+)
+def test_actors_that_do_not_fit(have, asked, message):
+    with pytest.raises(ValueError, match=message):
+        fit_actors(have, *asked)
+
+
+def test_a_job_that_stands_still():
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    code = (
+        "import ray, ray.data, ray.data.exceptions\n"
+        "from vggish_hf.distributed import _rows\n"
+        "class Dataset:\n"
+        "    def iter_rows(self):\n"
+        "        raise ray.data.exceptions.ExecutionTimeoutError('no progress')\n"
+        "        yield\n"
+        "list(_rows(ray, Dataset()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("vggish_hf.distributed.ClusterError: Ray has given up")
+    assert last.endswith("no progress")
 
 
 def test_without_its_extra():

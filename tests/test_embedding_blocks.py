@@ -1,6 +1,7 @@
 """That blocks hold whole clips, are bounded, and become what the pipeline makes of each clip."""
 
 import os
+import threading
 from contextlib import closing
 
 import numpy as np
@@ -105,14 +106,14 @@ def test_a_long_clip_is_alone_and_not_read_to_its_end(pipeline, make_clip, monke
     assert dict(rest.counts) == {"3": 3, "2": 2}
     assert given.count("400") < 400 * 0.96 / 20
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long)()
+        embedded = embedder.start(long).result()
     assert embedded.counts == {"400": 400}
     expected = pipeline(clips[1].path)
     assert torch.equal(embedded.outputs["400"].embeddings, expected.embeddings)
     assert torch.equal(embedded.outputs["400"].start_seconds, expected.start_seconds)
     os.unlink(clips[1].path)
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long)()
+        embedded = embedder.start(long).result()
     assert embedded.outputs == {}
     assert "there is none" in embedded.failed["400"]
 
@@ -123,7 +124,7 @@ def test_rows_go_back_to_their_clips(pipeline, make_clip, batch_size):
     (block,) = read(pipeline, clips)
     with BlockEmbedder(pipeline, "none", batch_size, decode) as embedder:
         first, second = embedder.start(block), embedder.start(block)
-        embedded, again = first(), second()
+        embedded, again = first.result(), second.result()
     assert embedded.counts == {"3": 3, "5": 5}
     assert embedded.failed.keys() == {"none"}
     for clip in (clips[0], clips[2]):
@@ -140,14 +141,14 @@ def test_clips_without_an_example(lively_model_folder, make_clip):
     (block,) = read(pipeline, [short])
     assert dict(block.counts) == {"short": 0}
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(block)()
+        embedded = embedder.start(block).result()
     assert embedded.outputs["short"].embeddings.shape == (0, 128)
 
 
 def test_what_is_written(pipeline, make_clip, tmp_path):
     (block,) = read(pipeline, [make_clip("2", 2), Clip("none", "/none.wav")])
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(block)()
+        embedded = embedder.start(block).result()
     folder = EmbeddingFolder(tmp_path / "out")
     folder.start({}, 128, torch.float32)
     for _ in range(2):
@@ -155,6 +156,20 @@ def test_what_is_written(pipeline, make_clip, tmp_path):
         assert len(list(folder.path.glob("part-*.parquet"))) == 1
     assert list(folder.ids()) == ["2"]
     assert folder.failed().keys() == {"none"}
+
+
+def test_a_try_that_finds_less_replaces_nothing(pipeline, make_clip, tmp_path):
+    blocks = [
+        read(pipeline, [make_clip("1", 1), clip]) for clip in (make_clip("2", 2), Clip("2", "/2"))
+    ]
+    folder = EmbeddingFolder(tmp_path / "out")
+    folder.start({}, 128, torch.float32)
+    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
+        for (block,) in blocks:
+            embedder.start(block).result().write(folder)
+    assert folder.finish() == 2
+    assert sorted(folder.ids()) == ["1", "2"]
+    assert folder.failed() == {}
 
 
 def test_closing_it_ends_the_reading(pipeline, make_clip, monkeypatch):
@@ -168,7 +183,10 @@ def test_closing_it_ends_the_reading(pipeline, make_clip, monkeypatch):
     clips = [make_clip(f"{number}", 1) for number in range(1, 30)]
     with closing(read_blocks(clips, pipeline.extractor, note)) as blocks:
         next(blocks)
-    assert len(opened) < 10
+    assert not [
+        thread for thread in threading.enumerate() if thread.name in ("vggish-hf-0", "vggish-hf-1")
+    ]
+    assert len(opened) < len(clips)
 
 
 def test_limits_reach_the_decoders(make_clip):

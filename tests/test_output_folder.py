@@ -1,6 +1,7 @@
 """That a folder of embeddings opens as one table, grows by whole files and can be gone on with."""
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -274,6 +275,25 @@ def test_a_part_of_a_name_replaces_itself(folder):
     assert folder.failed() == {"d": "gone"}
     assert folder.finish() == 3
     assert sorted(folder.ids()) == ["a", "b", "c"]
+
+
+def test_the_newest_reason_counts(folder):
+    names = sorted((part_name(["a"]), part_name(["a", "b"])), reverse=True)
+    for number, name in enumerate(names):
+        folder.write_part({}, {"a": f"reason {number}"}, name=name)
+        os.utime(folder.path / f".left-out.{name}.jsonl", ns=(number, number))
+    assert folder.failed() == {"a": "reason 1"}
+    folder.finish()
+    assert folder.failed() == {"a": "reason 1"}
+
+
+def test_the_same_weights_by_another_name(tmp_path):
+    folder = EmbeddingFolder(tmp_path / "out")
+    made_by = {"model": "a", "weights_sha256": "1f"}
+    folder.start(made_by, SIZE, torch.float32)
+    folder.start({**made_by, "model": "a/"}, SIZE, torch.float32)
+    with pytest.raises(ValueError, match="weights_sha256: '1f', now '2f'"):
+        folder.start({**made_by, "weights_sha256": "2f"}, SIZE, torch.float32)
 
 
 def test_names_follow_from_the_ids():

@@ -95,9 +95,7 @@ class PartEmbedder:
         output = EmbeddingFolder(folder)
         if output.manifest is None:
             raise ValueError(f"Expected a folder that all machines share, {folder!r} is not here")
-        made_by = job_provenance(pipeline, postprocess, limits)
-        # The same model may have another name here; it is the weights that count.
-        output.check({**made_by, "model": output.manifest["provenance"]["model"]})
+        output.check(job_provenance(pipeline, postprocess, limits))
         decode = open_clips(IsolatedDecoders(), limits)
         self._embedder = BlockEmbedder(pipeline, postprocess, batch_size, decode)
 
@@ -110,7 +108,7 @@ class PartEmbedder:
             json.loads(row["failed"]),
             Clip(**long) if long else None,
         )
-        embedded = self._embedder.start(block)()
+        embedded = self._embedder.start(block).result()
         rows = [output.embeddings for output in embedded.outputs.values()]
         return {
             **_outcome(embedded.counts, embedded.failed),

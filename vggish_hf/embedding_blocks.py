@@ -1,6 +1,7 @@
 """Blocks of examples of whole clips: read on one side, embedded on the other, written as a file."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import errno
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -65,16 +66,19 @@ class EmbeddedBlock:
     def write(self, folder: EmbeddingFolder) -> None:
         """Write it as a part, which replaces itself when it is written again.
 
+        It is named after the clips that have rows: a try that finds less does not replace one that
+        found more.
+
         Raises:
             OSError: It cannot be written; what is in the folder stays as it is.
         """
+        with_rows = [clip for clip, count in self.counts.items() if count]
+        name = part_name(with_rows or [*self.outputs, *self.failed])
         try:
-            folder.write_part(
-                self.outputs, self.failed, name=part_name([*self.outputs, *self.failed])
-            )
+            folder.write_part(self.outputs, self.failed, name=name)
         except OSError as error:
             raise OSError(
-                error.errno,
+                error.errno or errno.EIO,
                 f"Expected to write to {str(folder.path)!r}: {error.strerror or error}; what was "
                 "written before is whole: mend that, and run the same again",
             ) from error
@@ -191,6 +195,24 @@ def clip_outputs(
     }
 
 
+@dataclass(frozen=True)
+class PendingBlock:
+    """A block that the network has been given."""
+
+    embedder: "BlockEmbedder"
+    block: ExampleBlock
+    batches: list[Future[Tensor]]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its embeddings are there."""
+        return self.block.long is None and all(batch.done() for batch in self.batches)
+
+    def result(self) -> EmbeddedBlock:
+        """Wait for its embeddings."""
+        return self.embedder.finish(self.block, self.batches)
+
+
 class BlockEmbedder:
     """Embeds blocks of examples; a block may be started before the one before it is finished.
 
@@ -225,15 +247,16 @@ class BlockEmbedder:
     ) -> None:
         self._threads.__exit__(kind, error, traceback)
 
-    def start(self, block: ExampleBlock) -> Callable[[], EmbeddedBlock]:
-        """Hand in a block, and get what waits for its embeddings."""
+    def start(self, block: ExampleBlock) -> "PendingBlock":
+        """Hand in a block."""
         batches = [
             self._threads.submit(self._embed, batch)
             for batch in torch.split(block.examples, self._batch_size)
         ]
-        return lambda: self._finish(block, batches)
+        return PendingBlock(self, block, batches)
 
-    def _finish(self, block: ExampleBlock, batches: list[Future[Tensor]]) -> EmbeddedBlock:
+    def finish(self, block: ExampleBlock, batches: list[Future[Tensor]]) -> EmbeddedBlock:
+        """Wait for the batches of a block."""
         if block.long is not None:
             return self._embed_long(block.long)
         embeddings = torch.cat([batch.result() for batch in batches])

@@ -19,8 +19,8 @@ from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.clips import Clip
 from vggish_hf.embedding_blocks import (
     BlockEmbedder,
-    EmbeddedBlock,
     ExampleBlock,
+    PendingBlock,
     open_clips,
     read_blocks,
 )
@@ -172,12 +172,12 @@ def embed_clips_to_folder(
     Args:
         pipeline: What embeds them.
         clips: The clips, of different ids; see `vggish_hf.inputs.find_clips`.
-        folder: A new folder, or one of the same weights, options and limits.
+        folder: A new folder, or one of the same weights, options and limits; of one job at a time.
         postprocess: As for calling the pipeline.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
-        part_clips: Clips of a file, which is what an interruption costs; of long ones a file has
-            fewer, see `BLOCK_EXAMPLES`.
+        part_clips: Clips of a file; of long ones a file has fewer, see `BLOCK_EXAMPLES`. An
+            interruption costs one such part, a kill two.
         limits: What a clip may be at most.
         progress: Called with how many more clips are done, or have failed.
 
@@ -205,21 +205,29 @@ def embed_clips_to_folder(
         closing(blocks),
         decoders,
     ):
-        for embedded in _one_ahead(map(embedder.start, blocks)):
-            embedded.write(job.folder)
-            job.note(embedded.counts, embedded.failed)
+        _write_one_behind(map(embedder.start, blocks), job)
     return job.finish()
 
 
-def _one_ahead(started: Iterable[Callable[[], EmbeddedBlock]]) -> Iterator[EmbeddedBlock]:
-    """Wait for each when the next one has been started."""
-    waiting = None
-    for finish in started:
-        if waiting is not None:
-            yield waiting()
-        waiting = finish
-    if waiting is not None:
-        yield waiting()
+def _write_one_behind(started: Iterable[PendingBlock], job: EmbeddingJob) -> None:
+    """Write each block when the next one has been started."""
+    waiting: PendingBlock | None = None
+
+    def write(pending: PendingBlock | None) -> None:
+        if pending is not None:
+            embedded = pending.result()
+            embedded.write(job.folder)
+            job.note(embedded.counts, embedded.failed)
+
+    try:
+        for pending in started:
+            waiting, behind = pending, waiting
+            write(behind)
+    except KeyboardInterrupt:
+        # What is embedded is kept, though the next block may be long in coming.
+        write(waiting if waiting is not None and waiting.is_done else None)
+        raise
+    write(waiting)
 
 
 def _unique_ids(clips: Sequence[Clip]) -> set[str]:

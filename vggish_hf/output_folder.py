@@ -29,6 +29,7 @@ from vggish_hf.pipeline import VGGishOutput
 _MANIFEST = ".embeddings.json"
 _MERGED = "embeddings.parquet"
 _LEFT_OUT = ".left-out.jsonl"
+_MODEL, _WEIGHTS = "provenance.model", "provenance.weights_sha256"
 _UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
 
 
@@ -249,7 +250,12 @@ class EmbeddingFolder:
         return [*self.path.glob(_MERGED), *sorted(self.path.glob("part-*.parquet"))]
 
     def _left_out_paths(self) -> list[Path]:
-        return [*self.path.glob(_LEFT_OUT), *sorted(self.path.glob(".left-out.part-*.jsonl"))]
+        parts = self.path.glob(".left-out.part-*.jsonl")
+        # The newest last: it is the one that counts.
+        return [
+            *self.path.glob(_LEFT_OUT),
+            *sorted(parts, key=lambda path: (path.stat().st_mtime_ns, path)),
+        ]
 
     def _left_out(self) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
@@ -265,6 +271,10 @@ class EmbeddingFolder:
             return
         there = _flatten({key: manifest.get(key) for key in given})
         here = _flatten(json.loads(json.dumps(given)))
+        if here.get(_WEIGHTS) is not None:
+            # The same weights may go by another name.
+            for values in (there, here):
+                values.pop(_MODEL, None)
         differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if differing:
             lines = (f"\n  {key}: {there.get(key)!r}, now {here.get(key)!r}" for key in differing)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -230,7 +230,7 @@ class VGGishPipeline:
         num_workers: int = 2,
         on_error: ErrorHandler | None = None,
         decode: Decoder = open_audio,
-    ) -> Iterator[VGGishOutput]:
+    ) -> Generator[VGGishOutput, None, None]:
         """Embed any number of clips, with the examples of many in one batch.
 
         Memory is bounded by the arguments: clips are decoded in blocks, by threads that run ahead
@@ -265,7 +265,7 @@ class VGGishPipeline:
         num_workers: int,
         on_error: ErrorHandler | None,
         decode: Decoder,
-    ) -> Iterator[VGGishOutput]:
+    ) -> Generator[VGGishOutput, None, None]:
         self._networks.fastest(self.model)  # so that no two threads lay out the weights
         on_cpu = self.model.device.type == "cpu"
         threads = TorchThreads(torch.get_num_threads() if on_cpu else 1)

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -107,7 +107,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--part-clips",
         type=int,
         default=256,
-        help="clips of a file of a folder, which is what an interruption costs at most "
+        help="clips of a file of a folder, which is what an interruption costs "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -172,7 +172,8 @@ def _embed_to_file(args: argparse.Namespace, output: Path) -> int:
     )
     examples = 0
     with (
-        decoders,
+        closing(outputs),
+        decoders,  # which end before the threads that wait for them
         suppress(_NothingEmbeddedError),
         tqdm(total=len(clips), unit="clip", disable=None) as progress,
         open_output(output, size, dtype, provenance) as write,
