@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OUTPUT = Path(os.environ.get("BENCH_OUTPUT", "build/bench"))
-MIN_ROUNDS = 3
+MIN_ROUNDS = 5
 # Threads of one contestant's library spin for a while before they sleep, OpenBLAS's for 2^26
 # cycles: not in the next one's time.
 PAUSE = 0.05  # s
@@ -32,7 +32,9 @@ class Spread(NamedTuple):
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], seconds: float, calls: int = 1
+    contestants: Mapping[str, Callable[[], object]],
+    seconds: float,
+    calls: Mapping[str, int] | None = None,
 ) -> dict[str, list[float]]:
     """Let each contestant run once in every round, in an order that rotates.
 
@@ -40,14 +42,15 @@ def alternate(
 
     Args:
         contestants: What runs, by name; each runs once before the first round.
-        seconds: For how long new rounds begin; there are at least three.
-        calls: How often each runs in its turn: where one call is over in milliseconds, a core that
-            has to wake first would take as long.
+        seconds: For how long new rounds begin; there are at least five.
+        calls: How often one runs in its turn, by name, where not once: of a call that is over in
+            milliseconds, a core that has to wake first would take as long.
 
     Returns:
         The seconds that a call of each took, a value a round.
     """
     names = list(contestants)
+    repeats = dict.fromkeys(names, 1) | dict(calls or {})
     times: dict[str, list[float]] = {name: [] for name in names}
     for run in contestants.values():
         run()
@@ -59,9 +62,9 @@ def alternate(
         for name in names[first:] + names[:first]:
             time.sleep(PAUSE)
             start = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(repeats[name]):
                 contestants[name]()
-            times[name].append((time.perf_counter() - start) / calls)
+            times[name].append((time.perf_counter() - start) / repeats[name])
     return times
 
 

@@ -29,6 +29,7 @@ SECONDS = 15.0
 def quantised(model: VGGishModel, examples: Tensor, threads: int) -> _peers.Embed:
     """ONNX Runtime with eight bits, ranges of these examples."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -39,9 +40,11 @@ def quantised(model: VGGishModel, examples: Tensor, threads: int) -> _peers.Embe
             return None if batch is None else {_peers.ONNX_INPUT: batch.numpy()}
 
     with tempfile.TemporaryDirectory() as folder:
-        whole, small = Path(folder, "whole.onnx"), Path(folder, "small.onnx")
+        whole, ready, small = (Path(folder, f"{name}.onnx") for name in ("whole", "ready", "small"))
         _peers.export_onnx(model, whole)
-        quantize_static(whole, small, Reader(), per_channel=True)
+        # Constants are folded and operators fused first, as its authors recommend.
+        quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+        quantize_static(ready, small, Reader(), per_channel=True)
         return _peers.onnx_session(small, threads)
 
 

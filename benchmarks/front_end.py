@@ -79,7 +79,8 @@ def measure(clips: Tensor, rate: int) -> dict[str, Any]:
         ORIGINAL: lambda: original(clips, rate),
         TORCHAUDIO: lambda: other(clips),
     }
-    times = alternate(contestants, ROUNDS, max(TURN // len(clips), 1))
+    calls = max(TURN // len(clips), 1)
+    times = alternate(contestants, ROUNDS, dict.fromkeys(contestants, calls))
     clip = {
         name: spread([1e3 * time / len(clips) for time in measured])
         for name, measured in times.items()

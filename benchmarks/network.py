@@ -94,7 +94,7 @@ def measure(
     calls = max(TURN // len(examples), 1)
     runs = {name: partial(embed, examples) for name, embed in networks.items()}
     runs |= {name: run for name, (run, _) in bounds.items()}
-    seconds = alternate(runs, SECONDS[dtype], calls)
+    seconds = alternate(runs, SECONDS[dtype], dict.fromkeys(networks, calls))
     # Seconds for the work of an example.
     per_example = {
         name: [time / len(examples) for time in seconds[name]]
@@ -102,6 +102,7 @@ def measure(
         else [time * flops / bounds[name][1] for time in seconds[name]]
         for name in runs
     }
+    print(f"\n{len(seconds[OURS])} rounds of {calls} calls", end="")
     best = min(bounds, key=lambda name: spread(per_example[name]).median)
     rates = {name: rate(times) for name, times in per_example.items()}
     ahead = {name: ratio(per_example[name], per_example[OURS]) for name in networks}
@@ -155,7 +156,7 @@ def main() -> None:
         for batch in BATCHES:
             measured = measure(networks, examples[:batch], dtype, flops)
             speeds, limit, ahead, shares, best = measured
-            print(f"\n{precision}, batch {batch}: limit {limit.median:.0f}/s ({best})")
+            print(f", {precision}, batch {batch}: limit {limit.median:.0f}/s ({best})")
             print(f"{'':26}{'examples/s':>10}{'ours over it':>20}{'share of limit':>20}")
             for name, speed in speeds.items():
                 print(f"{name:26}{speed.median:10.1f}{ahead[name]!s:>20}{shares[name]!s:>20}")
