@@ -6,6 +6,7 @@ import reference
 import torch
 
 from vggish_hf import VGGishFeatureConfig
+from vggish_hf.feature_extraction import functional
 from vggish_hf.feature_extraction.functional import (
     cached_constant,
     check_waveform,
@@ -147,6 +148,31 @@ def test_parts_leave_no_seam(batch, frames, hop, generator):
     assert log_mel.shape == (*batch, frames, 64)
     whole = log_mel_spectrogram(waveform.requires_grad_(), config)  # what has a graph is one part
     assert torch.allclose(log_mel, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((100, 800), [33, 33, 33, 1]),  # several short clips at a time
+        ((2, 3, 13_440), [2, 2, 2]),
+        ((2, 16_000), [1, 1]),
+        ((2, 40_000), [1, 1, 1, 1]),  # a long one in parts
+    ],
+)
+def test_a_part_holds_as_many_clips_as_fit(shape, sizes, generator, monkeypatch):
+    waveform = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    parts = []
+
+    def log_mel(part, config):
+        parts.append(part)
+        return whole(part, config)
+
+    whole = functional._log_mel
+    monkeypatch.setattr(functional, "_log_mel", log_mel)
+    found = log_mel_spectrogram(waveform, CONFIG)
+    assert [len(part) for part in parts] == sizes
+    assert max(part.numel() for part in parts) <= 168 * 160 + 240
+    assert torch.allclose(found, whole(waveform, CONFIG), rtol=0, atol=1e-12)
 
 
 def test_what_is_worked_on_in_parts():

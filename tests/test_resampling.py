@@ -5,6 +5,7 @@ import pytest
 import reference
 import torch
 
+from vggish_hf.feature_extraction import resampling
 from vggish_hf.feature_extraction.resampling import (
     check_sampling_rate,
     resample,
@@ -66,6 +67,42 @@ def test_parts_leave_no_seam(rate, shape, generator):
     assert output.shape == (*shape[:-1], shape[-1] * 16_000 // rate)
     whole = resample(waveform.requires_grad_(), rate, 16_000)  # what has a graph is one part
     assert torch.allclose(output, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "new_rate", "calls"),
+    [
+        ((400, 882), 44_100, 16_000, 4),  # several short clips at a time
+        ((2, 3, 60_000), 44_100, 16_000, 3),
+        ((2, 100_000), 44_100, 16_000, 2),
+        ((100, 50), 4_001, 1_600, 4),  # each is padded to a whole second
+    ],
+)
+def test_a_part_holds_as_many_clips_as_fit(shape, rate, new_rate, calls, generator, monkeypatch):
+    waveform = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    sizes = []
+
+    def apply(padded, kernel, num_blocks):
+        sizes.append(padded.numel())
+        return whole(padded, kernel, num_blocks)
+
+    whole = resampling._apply_kernel
+    monkeypatch.setattr(resampling, "_apply_kernel", apply)
+    found = resample(waveform, rate, new_rate)
+    assert len(sizes) == calls
+    assert max(sizes) <= 1 << 17
+    expected = resample(waveform.requires_grad_(), rate, new_rate)  # what has a graph is one part
+    assert torch.allclose(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3, 5, 50])
+def test_very_low_rates(rate):
+    rng = np.random.Generator(np.random.PCG64(rate))
+    waveform = rng.uniform(-1, 1, 2)
+    found = resample(torch.from_numpy(waveform), rate, 16_000)
+    assert np.abs(found.numpy() - reference.resample(waveform, rate, 16_000)).max() < 1e-13
+    kernel = resample_kernel(rate, 16_000, torch.float64, torch.device("cpu"))
+    assert sum(group.weight.numel() for group in kernel.groups) < 1 << 21
 
 
 @pytest.mark.parametrize("rate", [rate for rate in RATES if rate != 16_000])

@@ -61,6 +61,59 @@ def test_work_that_has_not_begun_is_dropped_when_the_block_ends():
     assert second.cancelled()
 
 
+def test_new_threads_that_start_others_at_once_leave_no_trace():
+    def run():
+        with TorchThreads(2):
+            pass
+
+    for _ in range(5):
+        threads = [threading.Thread(target=run) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert threads_of_a_new_thread() == 3
+
+
+def test_one_block_begins_after_the_other():
+    inside = threading.Event()
+    found = []
+
+    def run():
+        with one_torch_thread_each(0):
+            inside.set()
+        found.append(torch.get_num_threads())
+
+    with one_torch_thread_each(1) as begin:
+        lowered = threading.Thread(target=begin)
+        lowered.start()
+        other = threading.Thread(target=run)
+        other.start()
+        assert not inside.wait(0.1)
+    other.join(10)
+    lowered.join(10)
+    assert found == [3]
+
+
+def test_a_number_of_this_threads_own_stays():
+    setter = threading.Thread(target=torch.set_num_threads, args=(2,))
+    setter.start()
+    setter.join()
+    assert torch.get_num_threads() == 3  # of this thread; others begin with 2
+    with TorchThreads(1):
+        pass
+    assert torch.get_num_threads() == 3
+    assert threads_of_a_new_thread() == 2
+
+
+def test_the_block_can_end_in_one_of_its_threads():
+    # As where the garbage collector closes a generator that holds the block.
+    threads = TorchThreads(2)
+    threads.submit(threads.__exit__, None, None, None).result(10)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        threads.submit(int)
+
+
 def test_a_block_that_fails_lets_the_threads_go():
     released = []
 

@@ -7,7 +7,7 @@ nothing waits at the end of each operation, least of all for a core that another
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Barrier
+from threading import Barrier, Lock, current_thread
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -16,10 +16,16 @@ import torch
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# What new threads begin with is one number of the whole process: one at a time may lower it.
+_LOWERED = Lock()
+
 
 @contextmanager
 def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
     """Give new threads one of torch's threads each, and leave all other threads as they are.
+
+    All but those that others start meanwhile and that compute for the first time before the block
+    ends: torch has no way to tell them from the block's.
 
     Args:
         count: How many threads the block starts.
@@ -27,7 +33,6 @@ def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
     Yields:
         What each of them must call first. The block ends when all have.
     """
-    own = torch.get_num_threads()
     started = Barrier(count + 1)
 
     def begin() -> None:
@@ -37,14 +42,19 @@ def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
         torch.get_num_threads()
         started.wait()
 
-    try:
-        yield begin
-        started.wait()
-    except BaseException:
-        started.abort()
-        raise
-    finally:
-        torch.set_num_threads(own)
+    # What is put back is what a new thread began with, and by that thread: this one's own number
+    # may be another, and stays.
+    with _LOWERED, ThreadPoolExecutor(1) as new_thread:
+        torch.get_num_threads()
+        number = new_thread.submit(torch.get_num_threads).result()
+        try:
+            yield begin
+            started.wait()
+        except BaseException:
+            started.abort()
+            raise
+        finally:
+            new_thread.submit(torch.set_num_threads, number).result()
 
 
 class TorchThreads:
@@ -74,4 +84,6 @@ class TorchThreads:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        # The garbage collector may end the block in one of the threads, which cannot await itself.
+        inside = current_thread() in self._executor._threads
+        self._executor.shutdown(wait=not inside, cancel_futures=True)

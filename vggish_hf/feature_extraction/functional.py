@@ -177,12 +177,14 @@ def log_mel_spectrogram(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor
         return _log_mel(waveform, config)
     *batch, time = waveform.shape
     num_frames = 1 + (time - config.window_length) // hop
+    together = max(_CHUNK_FRAMES * hop // time, 1)  # several short clips, or parts of a long one
     chunks = [
-        _log_mel(clip[first * hop : (first + _CHUNK_FRAMES) * hop + overlap], config)
-        for clip in waveform.reshape(-1, time)
+        _log_mel(clips[:, first * hop : (first + _CHUNK_FRAMES) * hop + overlap], config)
+        for clips in torch.split(waveform.reshape(-1, time), together)
         for first in range(0, num_frames, _CHUNK_FRAMES)
     ]
-    return torch.cat(chunks).reshape(*batch, num_frames, config.num_mel_bins)
+    frames = torch.cat([chunk.flatten(0, 1) for chunk in chunks])
+    return frames.reshape(*batch, num_frames, config.num_mel_bins)
 
 
 def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:

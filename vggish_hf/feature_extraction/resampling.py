@@ -107,8 +107,10 @@ def resample_kernel(
     size = phases if repeats > 1 else _GROUP_SIZE
     # Blocks as long as the filters make the matrix of their samples a view, and no copy.
     taps = 2 * reach + size * stride // phases + 1
+    # Not at rates below 162 Hz, where the repetitions would fill the memory.
     repeats = -(-taps // stride)
-    stride, phases = repeats * stride, repeats * phases
+    if repeats * phases * taps <= _MAX_SMALL_SIZE:
+        stride, phases = repeats * stride, repeats * phases
     num_values = phases * taps
     if num_values > _MAX_KERNEL_SIZE:
         raise ValueError(
@@ -186,14 +188,21 @@ def resample(waveform: Tensor, sampling_rate: int, new_rate: int) -> Tensor:
     if sampling_rate == new_rate:
         return waveform
     kernel = resample_kernel(sampling_rate, new_rate, waveform.dtype, waveform.device)
-    length = resampled_length(waveform.shape[-1], sampling_rate, new_rate)
-    if is_best_in_parts(waveform, _CHUNK_SAMPLES):
-        if waveform.ndim > 1:
-            return torch.stack([resample(clip, sampling_rate, new_rate) for clip in waveform])
-        return torch.cat(list(resample_blocks([waveform], sampling_rate, new_rate)))
+    *batch, time = waveform.shape
+    length = resampled_length(time, sampling_rate, new_rate)
     num_blocks = max(-(-length // kernel.phases), 1)
-    right = (num_blocks - 1) * kernel.stride + kernel.span - kernel.reach - waveform.shape[-1]
-    padded = torch.nn.functional.pad(waveform, (kernel.reach, max(right, 0)))
+    right = (num_blocks - 1) * kernel.stride + kernel.span - kernel.reach - time
+    padding = kernel.reach, max(right, 0)
+    padded_time = time + sum(padding)
+    if is_best_in_parts(waveform, _CHUNK_SAMPLES * time // padded_time):
+        if not batch:
+            return torch.cat(list(resample_blocks([waveform], sampling_rate, new_rate)))
+        # Several short clips at a time, or one long one by itself.
+        clips, together = waveform.reshape(-1, time), _CHUNK_SAMPLES // padded_time
+        parts = torch.split(clips, together) if together else clips.unbind()
+        outputs = [resample(part, sampling_rate, new_rate).flatten() for part in parts]
+        return torch.cat(outputs).reshape(*batch, length)
+    padded = torch.nn.functional.pad(waveform, padding)
     return _apply_kernel(padded, kernel, num_blocks)[..., :length]
 
 

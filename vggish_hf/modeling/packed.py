@@ -10,6 +10,7 @@ What makes it two to three times as fast:
   the cache when the next one reads it, and its memory is not given back to the system in between.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,20 +30,27 @@ _USUAL_BATCH = 32
 class PackedNetwork:
     """The layers of a `VGGishModel`, for inference alone.
 
+    oneDNN's ReLU makes zero of a NaN. An example that is not finite gives NaN all the same, in all
+    of its embedding; an overflow inside the network, of finite examples and weights, is not seen.
+
     Args:
         config: The model's.
         weights: Gives each of the model's parameters by name; called once for each.
         dtype: What to compute in, float32 or bfloat16.
 
     Shape:
-        - Input: (batch, num_frames, num_mel_bins)
-        - Output: (batch, embedding_size)
+        - Input: (..., num_frames, num_mel_bins)
+        - Output: (..., embedding_size)
+
+    Attributes:
+        is_finite: Whether all weights are; if not, the network may hide it.
     """
 
     def __init__(
         self, config: VGGishConfig, weights: Callable[[str], Tensor], dtype: torch.dtype
     ) -> None:
         self._config = config
+        self.is_finite = True
         self._layers: dict[str, tuple[Tensor, Tensor]] = {}
         height, width = config.num_frames, config.num_mel_bins
         sizes = {
@@ -55,6 +63,11 @@ class PackedNetwork:
         }
         for name in (*sizes, "fc1_1", "fc1_2", "fc2"):
             weight = weights(f"{name}.weight").detach().to(dtype).contiguous()
+            # oneDNN reads a bias as if it had no strides. Copied: the model's may be written to.
+            bias = weights(f"{name}.bias").detach().to(dtype)
+            bias = bias.clone(memory_format=torch.contiguous_format)
+            # A finite sum has finite terms.
+            self.is_finite &= bool((weight.sum() + bias.sum()).isfinite())
             if name in sizes:
                 chunk, scale = sizes[name]
                 shape = [chunk, weight.shape[1], height // scale, width // scale]
@@ -63,22 +76,26 @@ class PackedNetwork:
                 )
             else:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight, _USUAL_BATCH)
-            self._layers[name] = weight, weights(f"{name}.bias").detach().to(dtype)
+            self._layers[name] = weight, bias
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
-        """Embed a batch; ValueError where its shape is not that of the config."""
+        """Embed examples; ValueError where their shape is not that of the config."""
         config = self._config
         check_examples(examples, config)
-        batch, frames, bins = examples.shape
+        *shape, frames, bins = examples.shape
+        batch = math.prod(shape)
+        x = examples.reshape(batch, frames * bins)
+        is_finite = x.isfinite().all(1, keepdim=True)
         # One channel, last: the same memory, in the strides by which oneDNN knows it.
-        x = examples.contiguous().as_strided((batch, 1, frames, bins), (frames * bins, 1, bins, 1))
+        x = x.contiguous().as_strided((batch, 1, frames, bins), (frames * bins, 1, bins, 1))
         flat = x.new_empty(batch, frames // 16, bins // 16, config.conv_channels[-1])
         for part, out in zip(torch.split(x, _CHUNK), torch.split(flat, _CHUNK), strict=True):
             self._convolve(part, out)
         x = self._linear("fc1_1", flat.flatten(1))
         x = self._linear("fc1_2", x)
-        return self._linear("fc2", x, config.embedding_activation)
+        x = self._linear("fc2", x, config.embedding_activation)
+        return x.masked_fill_(~is_finite, torch.nan).reshape(*shape, config.embedding_size)
 
     def _convolve(self, x: Tensor, out: Tensor) -> None:
         """From (batch, 1, frames, bins) to `out`, (batch, frames / 16, bins / 16, channels)."""
