@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import wave
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -522,6 +523,111 @@ def test_any_damage_is_an_audio_error_or_none(content, changes):
 
 
 # torchcodec
+
+SYNCHSAFE_150 = b"\0\0\1\x16"
+TAG = b"ID3\4\0\0" + SYNCHSAFE_150 + bytes(150)
+SESSION = b"v=0\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n"
+NO_CONTAINERS = {
+    "concat": b"ffconcat version 1.0\nfile secret.mp3\n",
+    "concat behind a tag": TAG + b"ffconcat version 1.0\nfile secret.mp3\n",
+    "concat behind tags": TAG * 3 + b"ffconcat version 1.0\nfile secret.mp3\n",
+    "playlist": b"#EXTM3U\n#EXTINF:2,\nfile:///secret.mp3\n",
+    "session": SESSION,
+    "session in a box": b"\1\0\0\0ftyp\n" + SESSION,
+    "session in Matroska": b"\x1aE\xdf\xa3\1\xff\n" + SESSION,
+    "session in a tag": TAG[:-150] + b"\n" + SESSION.ljust(149) + b"\xff\xfb" + bytes(99),
+    "manifest": b'<?xml version="1.0"?><MPD profiles="urn:mpeg:dash:profile:isoff-live:2011"/>',
+    "half a tag": b"ID3\4\0",
+    "no tag": b"ID3\4\0\0\xff\0\0\0" + bytes(99),
+}
+CONTAINERS = {
+    **{name: b"\0\0\0\x20" + name.encode() for name in ("ftyp", "moov", "mdat", "free", "wide")},
+    "Matroska": b"\x1aE\xdf\xa3\x9fB\x86",
+    "AAC": b"\xff\xf1\x50\x80",
+    "AAC behind tags": TAG * 2 + b"\xff\xf9\x50\x80",
+    "ASF": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    "FLV": b"FLV\1\5",
+    "AVI": b"RIFF\0\0\0\0AVI LIST",
+    "program stream": b"\0\0\1\xba\x44",
+    "transport stream": (b"G" + bytes(187)) * 2,
+    "transport stream with times": (bytes(4) + b"G" + bytes(187)) * 2,
+}
+
+
+@pytest.fixture
+def decoder_of_nothing(monkeypatch):
+    """In the place of torchcodec, a decoder that counts what it is asked to open."""
+    asked = []
+
+    def decoder(source):
+        asked.append(source)
+        raise ValueError("it is none")
+
+    modules = {
+        "torchcodec": ModuleType("torchcodec"),
+        "torchcodec.decoders": ModuleType("decoders"),
+    }
+    modules["torchcodec.decoders"].AudioDecoder = decoder
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return asked
+
+
+@pytest.mark.parametrize("content", NO_CONTAINERS.values(), ids=NO_CONTAINERS)
+def test_what_names_other_files_is_not_shown_to_ffmpeg(content, decoder_of_nothing, tmp_path):
+    (tmp_path / "a.m4a").write_bytes(content)
+    for source in (content, tmp_path / "a.m4a"):
+        with pytest.raises(AudioError, match=r"neither libsndfile \(.*\) nor FFmpeg can open it"):
+            load_audio(source)
+    assert decoder_of_nothing == []
+
+
+@pytest.mark.parametrize("content", CONTAINERS.values(), ids=CONTAINERS)
+def test_containers_are_shown_to_ffmpeg(content, decoder_of_nothing, tmp_path, monkeypatch):
+    (tmp_path / "a.m4a").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for source in (content, "a.m4a"):
+        with pytest.raises(AudioError, match=r"neither libsndfile \(.*\) nor FFmpeg can open it"):
+            load_audio(source)
+    assert decoder_of_nothing[0].getvalue() == content
+    assert decoder_of_nothing[1:] == [tmp_path / "a.m4a"]
+
+
+class GappedDecoder:
+    """As torchcodec is: behind the end of what is searched it finds nothing until it goes back."""
+
+    def __init__(self, spans, duration):
+        self.metadata = SimpleNamespace(
+            begin_stream_seconds_from_header=0.0, duration_seconds=duration
+        )
+        self._spans = spans
+        self._last = 0.0
+        self._at_end = False
+
+    def get_samples_played_in_range(self, start, stop):
+        if start < self._last:
+            self._at_end = False
+        parts = [(max(start, a), min(stop, b)) for a, b in self._spans if a < stop and b > start]
+        if start < stop and (self._at_end or not parts):
+            self._at_end = True
+            raise RuntimeError("No audio frames were decoded.")
+        self._last = max((b for _, b in parts), default=0.0)
+        self._at_end = self._last < stop
+        length = round(sum(b - a for a, b in parts) * 100)
+        return SimpleNamespace(data=torch.ones(1, length), sample_rate=100)
+
+
+@pytest.mark.parametrize("gap", [10, 400, 1000, 3000])
+def test_gaps_in_a_container(gap):
+    decoder = GappedDecoder([(0, 10), (10 + gap, 20 + gap)], 20 + gap)
+    assert len(load_audio(decoder)[0]) == 2000
+
+
+@pytest.mark.parametrize("seconds", [None, 3600])
+def test_a_gap_of_years_ends(seconds):
+    decoder = GappedDecoder([(0, 10)], 1e9)
+    with pytest.raises(AudioError, match=f"at most {seconds or 43200} seconds, got .* or more"):
+        load_audio(decoder, AudioLimits(max_seconds=seconds))
 
 
 def test_without_torchcodec_the_error_names_the_extra(tmp_path):

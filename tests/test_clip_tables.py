@@ -94,6 +94,21 @@ class TestIds:
         assert list_rows(write({"audio": pa.array([*cells, None], AUDIO)})) == ["0", "1", "2"]
         assert list_rows(write({"audio": pa.array(cells * 2, AUDIO)})) == ["0", "1", "2", "3"]
 
+    def test_values_that_are_no_utf_8(self, write):
+        values = pa.array([b"caf\xe9.wav", b"b.wav"], pa.binary())
+        names = pa.Array.from_buffers(pa.string(), 2, values.buffers())
+        columns = {"audio": [b"1", b"2"], "file_name": names}
+        assert list_rows(write(columns)) == ["0", "1"]
+        assert list_rows(write({**columns, "path": ["a", "b"]})) == ["a", "b"]
+
+    def test_many_rows_of_nothing(self, write):
+        nothing = {"audio": pa.nulls(1001, pa.binary())}
+        with pytest.raises(OSError, match=r"as `audio` has bytes, or 1000, got 1001 rows in \d+ "):
+            list_rows(write(nothing))
+        assert len(list_rows(write({"audio": pa.nulls(1000, pa.binary())}))) == 1000
+        cells = [{"bytes": content(row, 2), "path": None} for row in range(2000)]
+        assert len(list_rows(write({"audio": pa.array(cells, AUDIO)}))) == 2000
+
     def test_numbers_without_any(self, write):
         assert list_rows(write({"audio": [b"1", b"2"]})) == ["0", "1"]
         assert list_rows(write({"audio": pa.array([], pa.binary())})) == []
@@ -153,6 +168,29 @@ class TestRead:
         ):
             read_row(many, 4, 2999)
         assert len(read_row(many, 4, 3000)) == 3000
+
+    @pytest.mark.parametrize("kind", [pa.binary(), AUDIO])
+    def test_a_row_that_unpacks_to_too_much(self, write, kind):
+        cell = bytes(3 << 20)
+        cells = pa.array([cell if kind == pa.binary() else {"bytes": cell, "path": ""}], kind)
+        file = write({"audio": cells}, compression="zstd", use_dictionary=False)
+        assert os.path.getsize(file.path) < 10_000
+        before = pa.total_allocated_bytes()
+        with pytest.raises(ValueError, match=r"at most 1048576 bytes, .* row 0' has \d+ or more"):
+            read_row(file, 0, LIMIT)
+        assert not opened(file)._recent
+        assert pa.total_allocated_bytes() - before < 1 << 20
+        assert read_row(file, 0, 3 << 20) == cell
+
+    def test_a_group_that_unpacks_to_too_much(self, write):
+        cells = [b"first", bytes(65 << 20), *(content(row) for row in range(8))]
+        file = write({"audio": cells}, compression="zstd", use_dictionary=False, row_group_size=2)
+        with pytest.raises(ValueError, match=r"at most 100 times .*row 0' has \d+ in \d+; write"):
+            read_row(file, 0, LIMIT)
+        assert not opened(file)._recent
+        assert read_row(file, 2, LIMIT) == content(0)
+        file = write({"audio": cells[:2]}, compression=None, use_dictionary=False)
+        assert read_row(file, 0, LIMIT) == b"first"
 
     def test_rows_that_are_not_there(self, many):
         for row in (100, -1):

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from file_server import FileServer
 
+from vggish_hf import _decoder_process
 from vggish_hf._stores import NoAudioError, StoredFile
-from vggish_hf.clips import Clip, is_container, list_container, readable_id
+from vggish_hf.clips import MAX_CLIP_BYTES, Clip, is_container, list_container, readable_id
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -68,6 +69,18 @@ def test_very_long_names(tmp_path):
     for kind in ("gnu", "pax"):
         clips, _ = listed(write_tar(tmp_path / "s.tar", [member(name, b"1")], kind))
         assert clips[f"s.tar/{name}"].load() == b"1"
+
+
+def test_members_of_one_name(tmp_path):
+    """As `tar -r` and `tar -u` append them."""
+    names = ["a.wav", "b.wav", "./a.wav", "a.wav"]
+    members = [member(name, b"%d" % number) for number, name in enumerate(names)]
+    clips, problems = listed(write_tar(tmp_path / "s.tar", members))
+    ids = ["s.tar/a.wav", "s.tar/b.wav", "s.tar/a.wav#2", "s.tar/a.wav#3"]
+    assert {name: clip.load() for name, clip in clips.items()} == dict(
+        zip(ids, [b"0", b"1", b"2", b"3"], strict=True)
+    )
+    assert not problems
 
 
 def test_hostile_members(tmp_path):
@@ -189,11 +202,16 @@ def test_a_forged_size(tmp_path):
     clips, problems = listed(stored(tmp_path / "s.tar"))
     assert len(problems) == 1
     with pytest.raises(
-        ValueError, match=r"at most 2147483648 bytes, 's.tar/a.wav' has 1099511627776"
+        ValueError, match=r"at most 1073741824 bytes, 's.tar/a.wav' has 1099511627776"
     ):
         clips["s.tar/a.wav"].load()
     with pytest.raises(OSError, match="is cut short: 2000 of 1099511627776 bytes"):
         clips["s.tar/a.wav"].load(1 << 41)
+
+
+def test_a_process_that_decodes_has_room_for_the_largest_clip():
+    """Twice, as it came through the pipe and as a file, and for what decodes it."""
+    assert 2 * MAX_CLIP_BYTES + (1 << 30) <= _decoder_process._MAX_MEMORY_BYTES
 
 
 def test_containers_without_audio(tmp_path):

@@ -59,6 +59,11 @@ def test_every_command_parses():
         make_parser().parse_args(shlex.split(line, comments=True))
 
 
+@pytest.mark.parametrize("name", ["scale.md", "speed.md"])
+def test_nothing_is_left_to_be_filled_in(name):
+    assert not re.search(r"^[A-Z]+_[A-Z_0-9]+$", (DOCS / name).read_text(), re.M)
+
+
 def test_every_link_leads_somewhere():
     for name in ("scale.md", "speed.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / name).read_text()):

@@ -1,5 +1,6 @@
 """What names, folders, globs, lists, archives and URLs mean."""
 
+import glob
 import io
 import os
 import subprocess
@@ -80,6 +81,31 @@ def test_links_to_folders_are_not_followed(files, find):
     assert len(find([str(files)])) == 4
 
 
+GLOBS = ["**/*.wav", "./**/x/*.wav", "**", "x/**/*.wav", "*/**/x/**/a.*", "**/.h/*.wav", "[xy]/**"]
+GLOBS += ["**/**/a.wav", "x/*/a.wav", "**/y/**/", "x//**//a.wav", "**/.*", "**/*a.wav", "**/?.wav"]
+
+
+@pytest.mark.parametrize("pattern", GLOBS)
+def test_globs_find_what_pythons_do(pattern, find, tmp_path, monkeypatch):
+    for name in ("a.wav", "x/a.wav", "x/y/a.wav", "x/y/x/b.wav", "y/x/a.wav", "y/.h/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "x" / ".a.wav").touch()
+    monkeypatch.chdir(tmp_path)
+    found = set(find([pattern]))
+    assert {os.path.normpath(path) for path in found} == {
+        os.path.normpath(path)
+        for path in glob.glob(pattern.rstrip("/"), recursive=True)
+        if os.path.isfile(path)
+    }
+    assert all(path.startswith("./") == pattern.startswith("./") for path in found)
+
+
+def test_lists_with_a_byte_order_mark(files, find):
+    (files / "list.txt").write_bytes("a.wav\r\nü.wav\r\n".encode("utf-8-sig"))
+    assert find([str(files / "list.txt")]) == ["a.wav", "ü.wav"]
+
+
 def test_arguments_that_name_nothing(files, find):
     (files / "empty").mkdir()
     for argument in (files / "empty", files / "*.ogg"):
@@ -150,10 +176,46 @@ class TestLinks:
         assert not skipped
 
     def test_those_that_are_named_are_followed(self, linked, skipped):
-        arguments = [str(linked / name) for name in ("out.wav", "sub/folder", "o*.wav")]
+        arguments = [str(linked / name) for name in ("out.wav", "sub/folder", "sub/folder/*.wav")]
         clips = find_clips(arguments, on_skip=lambda *skip: skipped.append(skip))
         assert paths(clips) == [str(linked / name) for name in ("out.wav", "sub/folder/e.wav")]
         assert not skipped
+
+    @pytest.mark.parametrize("glob", ["**/*", "**"])
+    def test_any_folders_of_a_glob_are_those_of_a_folder(self, linked, skipped, glob):
+        clips = find_clips([str(linked / glob)], on_skip=lambda *skip: skipped.append(skip))
+        names = {os.path.relpath(path, linked) for path in paths(clips)}
+        inside = {"again.wav", "b.wav", "near.wav", "a.MP3", "notes.md"}  # and none that dangle
+        assert names == {*inside, "sub/c.flac", "sub/deeper/d.m4a"}
+        outside = [str(linked / name) for name in ("out.wav", "sub/folder")]
+        assert sorted(skipped) == [(name, OUTSIDE) for name in outside]
+
+    def test_globs_without_any_folders(self, linked, skipped):
+        patterns = [str(linked / "*.wav"), str(linked / "*" / "*" / "?.*")]
+        clips = find_clips(patterns, on_skip=lambda *skip: skipped.append(skip))
+        names = [os.path.relpath(path, linked) for path in paths(clips)]
+        assert names == ["again.wav", "b.wav", "near.wav", "sub/deeper/d.m4a"]
+        outside = [str(linked / name) for name in ("out.wav", "sub/folder")]
+        assert skipped == [(name, OUTSIDE) for name in outside]
+        names = [os.path.relpath(path, linked) for path in find_inputs(patterns)]
+        assert {"out.wav", "sub/folder/e.wav", "sub/around/b.wav"} <= set(names)
+
+    def test_globs_follow_all_where_that_is_wished(self, linked, skipped):
+        patterns = [str(linked / "**" / "*.wav"), str(linked / "s*" / "*" / "*.wav")]
+        clips = find_clips(
+            patterns, follow_symlinks=True, on_skip=lambda *skip: skipped.append(skip)
+        )
+        names = {os.path.relpath(path, linked) for path in paths(clips)}
+        assert names >= {"out.wav", "sub/folder/e.wav", "sub/around/b.wav"}
+        assert len(names) < 15
+        assert not skipped
+
+    @pytest.mark.parametrize("follow", [False, True])
+    def test_links_around_do_not_explode(self, files, follow):
+        for name in ("one", "two", "three"):
+            (files / name).symlink_to(".")
+        assert len(find_clips([str(files / "**" / "*.wav")], follow_symlinks=follow)) == 1
+        assert len(find_inputs([str(files / "**" / "*.wav")])) == 1
 
     def test_the_paths_alone_are_as_they_were(self, linked):
         assert str(linked / "out.wav") in find_inputs([str(linked)])
@@ -188,6 +250,21 @@ class TestContainers:
         assert len(clips) == 4 + 2 + 1  # the tar's first member is whole
         with pytest.raises(ValueError, match=r"cut\.parquet' cannot be read"):
             problems[0].load()
+
+    def test_compressed_tars_are_told(self, files):
+        for name in ("s.tar.gz", "s.tgz"):
+            with tarfile.open(files / name, "w:gz") as archive:
+                archive.addfile(tarfile.TarInfo("a.wav"))
+        store = fsspec.filesystem("memory")
+        store.put(str(files), "/z", recursive=True)
+        for clips in (find_clips([str(files)]), find_clips(["memory://z"])):
+            problems = [clip for clip in clips if clip.problem is not None]
+            assert [os.path.basename(clip.id) for clip in problems] == ["s.tar.gz", "s.tgz"]
+            assert len(clips) == 6
+            for clip in problems:
+                with pytest.raises(ValueError, match="no uncompressed tar that is whole"):
+                    clip.load()
+        store.store.clear()
 
     def test_without_audio(self, files):
         table = files / "e.parquet"
@@ -228,13 +305,24 @@ class TestContainers:
 
 
 class TestIds:
-    def test_one_id_of_two_members(self, tmp_path):
-        (tmp_path / "s.tar").write_bytes(tar_bytes(["a.wav", "./a.wav"]))
-        path = str(tmp_path / "s.tar")
-        places = f"'{path}', member a.wav, byte 512 and of '{path}', member a.wav, byte 1536"
-        with pytest.raises(ValueError, match="different ids") as caught:
-            find_clips([path])
-        assert f"'{path}/a.wav' is that of {places}; rename one" in str(caught.value)
+    def test_one_name_of_two_members(self, files):
+        (files / "s.tar").write_bytes(tar_bytes(["a.wav", "./a.wav"]))
+        path = str(files / "s.tar")
+        clips = find_clips([path, str(files / "b.wav"), path])
+        assert [clip.id for clip in clips] == [
+            f"{path}/a.wav",
+            f"{path}/a.wav#2",
+            str(files / "b.wav"),
+        ]
+        assert [clip.load() for clip in clips[:2]] == [b"a.wav", b"./a.wav"]
+
+    def test_one_id_of_two_archives(self):
+        with FileServer({"s.tar": TAR}) as server:
+            urls = [f"{server.url}/s.tar?part={part}" for part in (1, 2)]
+            with pytest.raises(ValueError, match="different ids") as caught:
+                find_clips(urls)
+        places = f"'{urls[0]}', member x/1.wav and of '{urls[1]}', member x/1.wav"
+        assert f"is that of {places}; rename one" in str(caught.value)
 
     def test_one_id_of_two_urls(self):
         urls = ["https://host/a.wav?part=1", "https://me:word@host/a.wav?part=2"]
@@ -278,6 +366,16 @@ class TestUrls:
         clips = find_clips([str(tmp_path / "list.txt")])
         assert [clip.load() for clip in clips] == [b"x/1.wav", b"2.flac"]
         assert clips[0].id == f"{server.url}/in/s.tar/x/1.wav"
+
+    @pytest.mark.parametrize(
+        "line", ["a.wav", "/etc/hostname", "file:///etc/hostname", "local:///etc/hostname"]
+    )
+    def test_a_list_behind_a_url_names_no_local_file(self, server, line):
+        server.files["list.txt"] = f"{server.url}/in/a.wav\n{line}\n".encode()
+        message = rf"nothing but URLs .*/list\.txt' has '{line}'; download the list"
+        with pytest.raises(ValueError, match=message) as caught:
+            find_clips([f"{server.url.replace('//', '//me:word@')}/list.txt"])
+        assert "word" not in str(caught.value)
 
     def test_what_is_not_there(self, server):
         shards = [f"{server.url}/in/{name}" for name in ("gone.tar", "s.tar", "gone.wav")]

@@ -175,6 +175,17 @@ def test_names(name, decoders, tmp_path):
     assert outcome(open_audio, path)[0] == 8000
 
 
+def test_a_name_that_leads_out_of_where_a_link_leads(decoders, tmp_path):
+    for name, rate in (("there/a.wav", 8000), ("here/a.wav", 16_000)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encoded(noise(400), rate))
+    (tmp_path / "there" / "inner").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "inner")
+    path = tmp_path / "here" / "link" / ".." / "a.wav"
+    assert outcome(decoders.open, path) == outcome(open_audio, path)
+    assert outcome(open_audio, path)[0] == 8000
+
+
 def test_relative_names_after_a_change_of_folder(decoders, tmp_path, monkeypatch):
     content = encoded(noise(400), 8000)
     outcome(decoders.open, content)
@@ -241,6 +252,7 @@ def test_a_process_is_light_and_limited(decoders):
     pid = the_pid()
     assert "torch" not in Path(f"/proc/{pid}/maps").read_text()
     assert "numpy" in Path(f"/proc/{pid}/maps").read_text()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert_limited(pid)
 
 

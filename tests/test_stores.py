@@ -3,6 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
+import traceback
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -12,12 +16,15 @@ from vggish_hf._stores import (
     StoredFile,
     check_size,
     find_remote,
+    has_ending,
     is_url,
     locate,
     open_store,
     read_file,
     read_range,
+    storage_errors,
     url_name,
+    without_secrets,
 )
 
 CONTENT = bytes(range(256)) * 300
@@ -39,6 +46,37 @@ def memory():
         store.pipe_file(f"/{name}", CONTENT)
     yield store
     store.store.clear()
+
+
+@contextmanager
+def refusing_server(head, get):
+    """A server that answers with these statuses, and claims a hundred bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(head)
+
+        def do_GET(self):
+            self.answer(get)
+
+        def answer(self, status):
+            self.send_response(status)
+            self.send_header("Content-Length", "100" if status == 200 else "0")
+            self.send_header("Accept-Ranges", "bytes")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def stored(url):
@@ -69,10 +107,43 @@ def test_names_hold_no_secrets(url, name):
     assert url_name(url, ENDINGS) == name
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("503, url='https://h/a.wav?Sig=S'", "503, url='https://h/a.wav'"),
+        ('url="https://h/a?Sig=it\'s", 1', 'url="https://h/a", 1'),
+        ("(https://me:wo@rd@h/a b)", "(https://h/a b)"),
+        ("from https://h?S#S and http://u@h/b#S.", "from https://h and http://h/b."),
+        (
+            "exceeded with url: /a.wav?Sig=S (Caused by X)",
+            "exceeded with url: /a.wav (Caused by X)",
+        ),
+        (
+            "hf://datasets/o/n@main/a.wav is #1? yes/no",
+            "hf://datasets/o/n@main/a.wav is #1? yes/no",
+        ),
+    ],
+)
+def test_texts_hold_no_secrets(text, expected):
+    assert without_secrets(text) == expected
+
+
+def test_endings_of_names():
+    endings = {".wav", ".tar.gz"}
+    for name in ("a.wav", "x.y/b.WAV", "s.tar.gz", "x/s.1.TAR.gz"):
+        assert has_ending(name, endings)
+    for name in ("a.gz", "a.tar", ".wav", "x/.wav", "wav", "s.tar.gz/a", "a.tar.x.gz"):
+        assert not has_ending(name, endings)
+
+
 class TestFind:
     def test_a_folder_on_the_web(self, server):
         names = [f"{server.url}/b/{name}" for name in ("c.WAV", "d.tar", "e/f.wav")]
         assert found(f"{server.url}/b/") == (names, True)
+
+    def test_compressed_tars_in_a_folder(self, memory):
+        memory.pipe_file("/z/s.tar.gz", CONTENT)
+        assert find_remote("memory://z", {".tar.gz"})[0] == [stored("memory:///z/s.tar.gz")]
 
     def test_a_file_on_the_web_is_not_asked_for(self, server):
         url = f"{server.url}/gone.wav?number=3"
@@ -186,6 +257,52 @@ class TestRead:
         with pytest.raises(FileNotFoundError) as caught:
             read_file(file, 100)
         assert "secret" not in str(caught.value)
+
+
+class TestErrors:
+    URL = "http://me:word@host/a.wav?signature=secret"
+
+    @staticmethod
+    def said(error, name="http://host/a.wav"):
+        with pytest.raises(OSError, match=name) as caught, storage_errors(name):
+            raise error
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+        assert "word" not in "".join(traceback.format_exception(caught.value))
+        return type(caught.value), str(caught.value)
+
+    @pytest.mark.parametrize("status", [403, 503])
+    def test_a_server_that_refuses(self, status):
+        with refusing_server(head=status, get=status) as url:
+            file = locate(f"{url}/a.wav?signature=secret", ENDINGS)
+            with pytest.raises(
+                OSError, match=f"cannot be read: ClientResponseError: {status}, "
+            ) as e:
+                read_file(file, 100)
+        assert f"url='{url}/a.wav'" in str(e.value)
+        assert "secret" not in "".join(traceback.format_exception(e.value))
+        assert not isinstance(e.value, FileNotFoundError)
+
+    def test_a_server_that_refuses_the_content_alone(self):
+        with refusing_server(head=200, get=503) as url:
+            file = locate(f"{url}/a.wav?signature=secret", ENDINGS)
+            with pytest.raises(OSError, match=r"ClientResponseError: 503, .*/a\.wav'\Z") as caught:
+                read_file(file, 100)
+        assert "secret" not in str(caught.value)
+
+    def test_any_kind(self):
+        kind, text = self.said(ValueError(f"no answer from {self.URL}"))
+        assert (kind, text) == (
+            OSError,
+            "'http://host/a.wav' cannot be read: ValueError: no answer from http://host/a.wav",
+        )
+        assert self.said(TimeoutError())[1].endswith("cannot be read: TimeoutError")
+
+    def test_what_a_missing_file_comes_from(self):
+        missing = FileNotFoundError(self.URL)
+        assert self.said(missing)[0] is FileNotFoundError
+        missing.__cause__ = TimeoutError()
+        assert self.said(missing)[1] == "'http://host/a.wav' cannot be read: TimeoutError"
+        assert self.said(missing, "s3://bucket/a.wav")[0] is FileNotFoundError
 
 
 def test_sizes_at_the_limit():

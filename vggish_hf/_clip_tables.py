@@ -33,6 +33,13 @@ _BUFFER_BYTES = 1 << 20
 _RECENT_BYTES = 64 << 20
 _OPEN_FILES = 8
 
+# Audio hardly shrinks: what unpacks to more than so many times its bytes was made to fill memory.
+_MAX_RATIO = 100
+_MAX_UNPACKED_BYTES = 64 << 20  # which may be of any ratio
+_MAX_EMPTY_ROWS = 1000  # as may be of no bytes
+# Beside a row's own bytes: headers of pages, with the least and the largest value.
+_PAGE_BYTES = 1 << 16
+
 
 def list_rows(file: StoredFile) -> list[str]:
     """List the ids of a table's rows: a column's values, or else the rows' numbers.
@@ -44,6 +51,7 @@ def list_rows(file: StoredFile) -> list[str]:
     with storage_errors(file.name), _open_table(file.path) as table:
         schema = table.schema_arrow
         if (audio := find_audio_column(schema)) is not None:
+            _check_rows(table.metadata, audio)
             inside = [audio.removesuffix("bytes") + "path"] * audio.endswith(".bytes")
             for column in [*_ID_NAMES, *inside]:
                 ids = _unique_values(table, column)
@@ -68,6 +76,8 @@ def read_row(file: StoredFile, row: int, max_bytes: int) -> bytes:
     with storage_errors(name):
         version = os.stat(file.path) if not is_url(file.path) else None
         rows = _open_rows(file.path, version and (version.st_mtime_ns, version.st_size))
+    rows.check(name, row, max_bytes)
+    with storage_errors(name):
         cell = rows.read(row)
     content = cell["bytes"] if cell.is_valid and pa.types.is_struct(cell.type) else cell
     if not content.is_valid:
@@ -92,6 +102,22 @@ def find_audio_column(schema: pa.Schema) -> str | None:
     return next(iter(found.values())) if len(found) == 1 else None
 
 
+def _audio_chunk(metadata: pq.FileMetaData, group: int, column: str) -> pq.ColumnChunkMetaData:
+    rows = metadata.row_group(group)
+    chunks = map(rows.column, range(rows.num_columns))
+    return next(chunk for chunk in chunks if chunk.path_in_schema == column)
+
+
+def _check_rows(metadata: pq.FileMetaData, column: str) -> None:
+    groups = range(metadata.num_row_groups)
+    size = sum(_audio_chunk(metadata, group, column).total_compressed_size for group in groups)
+    if metadata.num_rows > max(size, _MAX_EMPTY_ROWS):
+        raise ValueError(
+            f"Expected at most as many rows as `{column}` has bytes, or {_MAX_EMPTY_ROWS}, got "
+            f"{metadata.num_rows} rows in {size} bytes; leave out those without audio"
+        )
+
+
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -109,8 +135,11 @@ def _unique_values(table: pq.ParquetFile, column: str) -> list[str] | None:
     ):
         return None
     values: list[Any] = []
-    for batch in table.iter_batches(columns=[column]):
-        values += batch.column(0).to_pylist()
+    try:
+        for batch in table.iter_batches(columns=[column]):
+            values += batch.column(0).to_pylist()
+    except UnicodeDecodeError:  # Parquet's strings may hold any bytes
+        return None
     if inner:
         values = [value and value[inner] for value in values]
     if None in values or len(set(values)) < len(values):
@@ -152,6 +181,22 @@ class _Rows:
         self._recent: dict[int, pa.Array] = {}  # by row, the oldest first
         self._recent_bytes = 0
 
+    def check(self, name: str, row: int, max_bytes: int) -> None:
+        """Raise ValueError where the footer tells that reading a row would fill the memory."""
+        if self._column is None or not 0 <= row < self._starts[-1]:
+            return  # `read` says so
+        group = self._group(row)
+        chunk = _audio_chunk(self._table.metadata, group, self._column)
+        size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        if chunk.num_values == 1:
+            check_size(name, size - _PAGE_BYTES, max_bytes, or_more=True)
+        if size > max(_MAX_RATIO * packed, _MAX_UNPACKED_BYTES):
+            raise ValueError(
+                f"Expected audio of at most {_MAX_RATIO} times its compressed bytes, or "
+                f"{_MAX_UNPACKED_BYTES}, the row group of {name!r} has {size} in {packed}; write "
+                "the table without compression, or in smaller row groups"
+            )
+
     def read(self, row: int) -> pa.Scalar:
         if self._column is None or not 0 <= row < self._starts[-1]:
             raise ValueError(f"the file has changed, it has {self._starts[-1]} rows")
@@ -162,8 +207,11 @@ class _Rows:
                     self._step()
             return self._recent[row][0]
 
+    def _group(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
+
     def _seek(self, row: int) -> None:
-        group = bisect_right(self._starts, row) - 1
+        group = self._group(row)
         # On the way to the next row group every page of this one would be read.
         if self._next > row or self._next < self._starts[group] or self._next == 0:
             groups = range(group, self._table.num_row_groups)

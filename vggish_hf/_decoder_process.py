@@ -71,9 +71,9 @@ def request(stream: BinaryIO, file: "Path | EncodedContent", limits: "AudioLimit
     """Ask for a file to be decoded."""
     header: dict[str, Any] = {"limits": asdict(limits)}
     if isinstance(file, Path):
-        # Whole, and each byte as a character: the other process may be in another folder, and
-        # names need not be text.
-        header["path"] = os.fsencode(os.path.abspath(file)).decode("latin-1")
+        # Whole, as the other process is in another folder, but with each `..`, which may lead out
+        # of where a link has led; and each byte as a character, as names need not be text.
+        header["path"] = os.fsencode(file.absolute()).decode("latin-1")
         send(stream, header)
     else:
         send(stream, header, file.getvalue())  # which, unlike getbuffer, copies nothing

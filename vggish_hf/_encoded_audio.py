@@ -6,6 +6,7 @@ Neither this module nor what it imports needs torch, so that a process of its ow
 import io
 import math
 import os
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,24 @@ _BLOCK_SECONDS = 20
 MAX_BLOCK_BYTES = 16 << 20
 # What torchcodec decodes at once, in blocks: five minutes, at most 240 MiB.
 _RANGE_BLOCKS = 15
+
+# What the containers begin with that FFmpeg may see. It also knows playlists, which make it read
+# other files and listen on the network.
+_CONTAINER = re.compile(
+    rb"....(?:ftyp|moov|mdat|free|wide|skip)"  # MP4, MOV
+    rb"|\x1aE\xdf\xa3"  # Matroska, WebM
+    rb"|OggS\0|fLaC|caff|\.snd|FLV\x01|FORM....AIF[FC]"
+    rb"|(?:RIFF|RIFX|RF64)....(?:AVI |AVIX|WAVE)"
+    rb"|\x30\x26\xb2\x75\x8e\x66\xcf\x11"  # ASF: WMA, WMV
+    rb"|\xff[\xe0-\xff]"  # MPEG audio, AAC
+    rb"|\x00\x00\x01\xba"  # MPEG program stream
+    rb"|G.{187}G|.{4}G.{191}G",  # MPEG transport stream, of packets with a time before them too
+    re.DOTALL,
+)
+# FFmpeg takes for the description of a network session what has such a line anywhere in the part
+# of the file by which it tells the format.
+_SESSION = re.compile(rb"(?:\A|\n\r?)c=IN IP")
+_PROBED_BYTES = 1 << 20
 
 # By what libsndfile calls them; FLAC compresses those of its own.
 _SAMPLE_BYTES = {
@@ -42,7 +61,7 @@ class AudioError(ValueError):
 
 
 class UnknownFormatError(AudioError):
-    """Audio that libsndfile cannot open."""
+    """Audio that libsndfile cannot open, in a container that FFmpeg may know."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +184,8 @@ def open_sound(file: Path | EncodedContent, limits: AudioLimits) -> RawAudio:
     """Open with soundfile.
 
     Raises:
-        UnknownFormatError: It cannot open it; the message is its reason.
-        AudioError: It is beyond the limits.
+        UnknownFormatError: It cannot open it, torchcodec may; the message is its reason.
+        AudioError: It is none of the containers that FFmpeg may see, or beyond the limits.
     """
     # Names need not be UTF-8 on POSIX, and soundfile takes such a one as bytes alone.
     known = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
@@ -174,7 +193,10 @@ def open_sound(file: Path | EncodedContent, limits: AudioLimits) -> RawAudio:
         # libsndfile tells a format by content, except for headerless .raw files.
         sound = SequentialSoundFile(known)
     except (soundfile.SoundFileError, TypeError) as error:
-        raise UnknownFormatError(getattr(error, "error_string", str(error))) from None
+        reason = getattr(error, "error_string", str(error))
+        if not _is_container(file):
+            raise AudioError(_unopenable(reason)) from None
+        raise UnknownFormatError(reason) from None
     num_bytes = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
     width = _SAMPLE_BYTES.get(sound.subtype)
     try:
@@ -191,7 +213,7 @@ def open_container(file: Path | EncodedContent, limits: AudioLimits, reason: str
     """Open with torchcodec.
 
     Args:
-        file: The file.
+        file: The file, of which `open_sound` has raised UnknownFormatError.
         limits: What it may be at most.
         reason: Why soundfile cannot open it.
 
@@ -208,10 +230,34 @@ def open_container(file: Path | EncodedContent, limits: AudioLimits, reason: str
             "extra `video` and FFmpeg: pip install 'vggish-hf[video]'"
         ) from None
     try:
-        decoder = AudioDecoder(file)
+        # Whole, or FFmpeg would take `concat:a.mp3` for more than the name of a file.
+        decoder = AudioDecoder(file.absolute() if isinstance(file, Path) else file)
     except (RuntimeError, ValueError):
-        raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
+        raise AudioError(_unopenable(reason)) from None
     return open_decoder(decoder, limits)
+
+
+def _unopenable(reason: str) -> str:
+    return f"neither libsndfile ({reason}) nor FFmpeg can open it"
+
+
+def _is_container(file: Path | EncodedContent) -> bool:
+    """Tell whether FFmpeg would take it for nothing but a container, behind any ID3 tags."""
+    content = file.open("rb") if isinstance(file, Path) else io.BytesIO(file.getvalue())
+    with content:
+        start = 0
+        while True:
+            content.seek(start)
+            head = content.read(_PROBED_BYTES)
+            if _SESSION.search(head):
+                return False
+            if not head.startswith(b"ID3"):
+                return _CONTAINER.match(head) is not None
+            tag = head[:10]
+            if len(tag) < 10 or 0xFF in tag[3:5] or any(byte > 0x7F for byte in tag[6:]):
+                return False
+            size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+            start += 10 + size + (10 if tag[5] & 0x10 else 0)
 
 
 def _read_blocks(sound: SequentialSoundFile) -> RawBlocks:
@@ -242,24 +288,42 @@ def open_decoder(decoder: Any, limits: AudioLimits) -> RawAudio:
         raise AudioError(f"FFmpeg cannot decode it: {str(error).splitlines()[0]}") from None
     sampling_rate = nothing.sample_rate
     limits.check_format(sampling_rate, len(nothing.data))
-    return RawAudio(sampling_rate, _read_ranges(decoder, sampling_rate, len(nothing.data)))
+    return RawAudio(sampling_rate, _read_ranges(decoder, sampling_rate, len(nothing.data), limits))
 
 
-def _read_ranges(decoder: Any, sampling_rate: int, channels: int) -> RawBlocks:
+def _read_ranges(decoder: Any, sampling_rate: int, channels: int, limits: AudioLimits) -> RawBlocks:
     metadata = decoder.metadata
     length = block_length(sampling_rate, channels)
     # Ranges are long because they are cut by time stamps, which some containers round.
     seconds = _RANGE_BLOCKS * length / sampling_rate
-    start = max(metadata.begin_stream_seconds_from_header or 0.0, 0.0)
+    start = begin = max(metadata.begin_stream_seconds_from_header or 0.0, 0.0)
     claimed_end = start + (metadata.duration_seconds or 0.0)
     received = 0
+    # However long a clip may be, a header that claims years must not have them searched.
+    gap_limits = DEFAULT_LIMITS if limits.max_seconds is None else limits
+    gap_seconds = 0.0
+    is_short = False  # the latest range, by a gap or the end
     while True:
+        if is_short:
+            # In search of its end torchcodec has read the whole file, and now has to go back.
+            try:
+                decoder.get_samples_played_in_range(begin, begin + 1)
+            except RuntimeError:  # not every format can
+                break
         try:
             samples = decoder.get_samples_played_in_range(start, start + seconds).data.numpy()
         except RuntimeError as error:
-            # So torchcodec says that the range lies behind the end.
+            # So torchcodec says that the range lies behind the end, or in a gap.
             if "No audio frames were decoded" in str(error):
-                break
+                start += seconds
+                if start >= claimed_end:
+                    break
+                is_short = True
+                gap_seconds += seconds
+                gap_limits.check_duration(
+                    received + round(gap_seconds * sampling_rate), sampling_rate
+                )
+                continue
             reason = str(error).splitlines()[0]
             raise AudioError(f"decoding failed after {received} samples: {reason}") from None
         num_samples = samples.shape[1]
@@ -267,6 +331,7 @@ def _read_ranges(decoder: Any, sampling_rate: int, channels: int) -> RawBlocks:
         for first in range(0, num_samples, length):
             yield np.ascontiguousarray(samples[:, first : first + length].T)
         start += seconds
+        is_short = num_samples < (seconds - 1) * sampling_rate
         # A range behind the end would make torchcodec seek, which not every format can.
-        if start >= claimed_end and num_samples < (seconds - 1) * sampling_rate:
+        if start >= claimed_end and is_short:
             break

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USER = re.compile(r"(?<=://)[^/@]*@")
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+# Of a URL or its path in a text, up to the punctuation around it.
+_QUERY = re.compile(r"(?<=/)([^\s/?#]*)[?#]\S*?(?=[])}>'\",;.]*(?:\s|$))")
 _WEB = ("http", "https")
+_GONE = (404, 410)
 # Read at once, so that what is held grows with what arrives, and not with what a header claims.
 _PIECE_BYTES = 16 << 20
 
@@ -34,7 +37,8 @@ def is_url(path: str) -> bool:
 
 def has_ending(path: str, endings: Collection[str]) -> bool:
     """Tell whether a file's name ends in one of these, in letters of either case."""
-    return os.path.splitext(path)[1].lower() in endings
+    stem, ending = os.path.splitext(path.lower())
+    return ending in endings or os.path.splitext(stem)[1] + ending in endings  # as `.tar.gz`
 
 
 def url_name(url: str, endings: Collection[str]) -> str:
@@ -49,6 +53,16 @@ def url_name(url: str, endings: Collection[str]) -> str:
     url = _USER.sub("", url, count=1)
     bare = re.split(r"[?#]", url, maxsplit=1)[0]
     return bare if url.startswith(_WEB) and has_ending(bare, endings) else url
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs lack users, passwords and whatever follows their paths.
+
+    Example:
+        >>> without_secrets("503, url='https://me:word@host/a.wav?signature=1f'")
+        "503, url='https://host/a.wav'"
+    """
+    return _QUERY.sub(r"\1", _USER.sub("", text))
 
 
 def open_store(url: str) -> tuple[Any, str]:
@@ -74,14 +88,22 @@ def open_store(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def storage_errors(name: str) -> Iterator[None]:
-    """Turn whatever a file system raises into an OSError that names the file."""
+    """Turn whatever a file system raises into an OSError that names the file.
+
+    It has no cause, whose text may hold a URL's secrets and would be shown with it.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Expected a file, there is none at {name!r}") from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise OSError(f"{name!r} cannot be read: {reason}") from error
+    except Exception as error:  # noqa: BLE001 - each becomes an OSError
+        failure: BaseException = error
+        if isinstance(error, FileNotFoundError):
+            # On the web fsspec says so of whatever keeps it from asking for the size.
+            cause = error.__cause__ if name.startswith(_WEB) else None
+            if cause is None or getattr(cause, "status", None) in _GONE:
+                raise FileNotFoundError(f"Expected a file, there is none at {name!r}") from None
+            failure = cause
+        reason = without_secrets(f"{type(failure).__name__}: {failure}".removesuffix(": "))
+        raise OSError(f"{name!r} cannot be read: {reason}") from None
 
 
 @contextmanager

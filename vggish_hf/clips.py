@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,11 +22,11 @@ from vggish_hf.audio import AUDIO_EXTENSIONS
 from vggish_hf.audioset.archives import ARCHIVE_ERRORS, read_members
 
 #: The most bytes that a clip may have where it is held in memory.
-MAX_CLIP_BYTES = 2 << 30
+MAX_CLIP_BYTES = 1 << 30  # a process that decodes holds it twice, and may have four of these
 
 #: Endings of the files that hold many clips. A member of a compressed tar cannot be read without
 #: all that stands before it: such a tar is refused.
-CONTAINER_EXTENSIONS = frozenset({".tar", ".tgz", ".parquet"})
+CONTAINER_EXTENSIONS = frozenset({".tar", ".tar.gz", ".tgz", ".parquet"})
 
 # A header is 512 bytes; more comes with it, as a request to a store takes as long as a MiB.
 _TAR_READAHEAD = 1 << 20
@@ -93,14 +94,16 @@ def readable_id(path: str) -> str:
 
 def is_container(path: str) -> bool:
     """Tell whether a file holds many clips, by its name."""
-    return has_ending(path, CONTAINER_EXTENSIONS) or path.lower().endswith(".tar.gz")
+    return has_ending(path, CONTAINER_EXTENSIONS)
 
 
 def list_container(file: StoredFile) -> list[Clip]:
     """List the clips in a tar or a Parquet file.
 
     Of a tar these are the plain files whose names end as audio files do, without those in hidden
-    folders and hidden themselves. A member's name is part of an id, and never a path on disk.
+    folders and hidden themselves. A member's name is part of an id, and never a path on disk. Of
+    several members of one name, as appending makes them, all are clips: the ids of the second and
+    those behind it end in `#2`, `#3` and so on.
 
     Returns:
         The clips, in order. Where the file is damaged or cannot be read, the last of them is the
@@ -136,13 +139,16 @@ def _table_clips(file: StoredFile) -> Iterator[Clip]:
 
 
 def _tar_clips(file: StoredFile) -> Iterator[Clip]:
+    copies: Counter[str] = Counter()
     with storage_errors(file.name), open_binary(file.path, readahead=_TAR_READAHEAD) as archive:
         try:
             for member in read_members(archive):
                 name = readable_id(member.name).removeprefix("./")
                 # A sparse member has holes, and what is stored of it is no file.
                 if member.isfile() and not member.issparse() and _is_audio(name):
-                    clip_id = f"{file.name}/{name}"
+                    copies[name] += 1
+                    number = f"#{copies[name]}" if copies[name] > 1 else ""
+                    clip_id = f"{file.name}/{name}{number}"
                     yield Clip(clip_id, file.path, name, member.offset_data, member.size)
         except ARCHIVE_ERRORS as error:
             raise tarfile.ReadError(f"no uncompressed tar that is whole: {error}") from error

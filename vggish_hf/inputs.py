@@ -2,8 +2,10 @@
 
 import glob
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -40,7 +42,7 @@ def find_inputs(arguments: Iterable[str]) -> list[str]:
     Args:
         arguments: Files; folders, searched recursively for endings of audio files; globs (`**` for
             any folders); text files (`.txt`) with a path a line. Of links in a folder, those to
-            files are read and those to folders are not.
+            files are read and those to folders are not, nor does `**` stand for these.
 
     Returns:
         The paths as given, those in a folder behind the folder's. A file that is named but does
@@ -56,7 +58,7 @@ def find_inputs(arguments: Iterable[str]) -> list[str]:
     paths: dict[str, None] = {}
     for argument in arguments:
         if os.path.isdir(argument):
-            found = list(_search(argument, AUDIO_EXTENSIONS))
+            found = list(_search(argument, partial(has_ending, endings=AUDIO_EXTENSIONS)))
         else:
             found = list(_named(argument))
         if not found:
@@ -84,23 +86,25 @@ def find_clips(
             these: shards mostly lie in folders. URLs of all of these as well: `s3://`, `gs://`,
             `https://` and whatever fsspec knows, which also reads their settings from files and
             the environment; `hf://datasets/org/name` or `hf://datasets/org/name@revision` is a
-            dataset on the Hub. A line of a list is a file or a URL of one.
-        follow_symlinks: Whether links in folders are followed. Without it those to files inside
-            the same folder are read, all others are passed over. A link that is named is followed
-            in any case, and so is what a glob finds.
+            dataset on the Hub. A line of a list is a file or a URL of one; of a list behind a URL,
+            a URL.
+        follow_symlinks: Whether links in folders are followed, and those that globs find behind
+            their first wildcard. Without it those to files inside the same folder are read, all
+            others are passed over. A link that is named is followed in any case.
         on_skip: Called with the path and the reason of what is passed over.
 
     Returns:
         The clips. The id of a local file is its path, that of any other its URL without user name,
-        password and signature; that of a tar's member is `ARCHIVE/MEMBER`, that of a row
+        password and signature; that of a tar's member is `ARCHIVE/MEMBER`, with `#2`, `#3` and so
+        on where the archive has had others of that name before, that of a row
         `FILE/ID`, by the first of the columns `id`, `__key__`, `key`, `file_name`, `path` and the
         audio's `path` that names every row, each once, or else the row's number.
 
     Raises:
         ImportError: The package for a kind of URL is not installed.
         OSError: A store cannot be asked.
-        ValueError: An argument names no clip, a URL is of no known kind, or two clips would have
-            the same id.
+        ValueError: An argument names no clip, a URL is of no known kind, a list behind a URL names
+            a local file, or two clips of different places would have the same id.
 
     Example:
         >>> find_clips(["b.wav", "a.wav", "b.wav"])[0].id
@@ -149,17 +153,14 @@ def _find(argument: str, follow_symlinks: bool, on_skip: SkipHandler) -> _Found:
         if is_search or [has_ending(file.name, {".txt"}) for file in files] != [True]:
             return _Found(files, is_search)
         text = read_file(files[0], _MAX_LIST_BYTES)
-        return _Found([_stored(line) for line in _lines(text, argument)], False)
-    if not os.path.isdir(argument):
-        return _Found([_stored(path) for path in _named(argument)], False)
-    root = os.path.realpath(argument)
+        return _Found([_remote(line, files[0]) for line in _lines(text, files[0].name)], False)
+    is_folder = os.path.isdir(argument)
+    folder = argument if is_folder else _literal_folder(argument)
+    stays = None if follow_symlinks else _guard(folder, on_skip)
+    if not is_folder:
+        named = _named(argument, follow_folders=follow_symlinks, stays=stays)
+        return _Found([_stored(path) for path in named], False)
     problems = []
-
-    def stays(link: str) -> bool:
-        inside = os.path.join(os.path.realpath(link), "").startswith(os.path.join(root, ""))
-        if not inside:
-            on_skip(link, "a link that leads out of its folder")
-        return inside
 
     def note(error: OSError) -> None:
         name = str(error.filename)
@@ -167,9 +168,9 @@ def _find(argument: str, follow_symlinks: bool, on_skip: SkipHandler) -> _Found:
 
     paths = _search(
         argument,
-        _CLIP_FILES,
+        partial(has_ending, endings=_CLIP_FILES),
         follow_folders=follow_symlinks,
-        stays=None if follow_symlinks else stays,
+        stays=stays,
         on_error=note,
     )
     return _Found([_stored(path) for path in paths], True, problems)
@@ -183,6 +184,17 @@ def _stored(path: str) -> StoredFile:
     return StoredFile(path, path if name == path else name)  # one text in memory, not two
 
 
+def _remote(line: str, source: StoredFile) -> StoredFile:
+    file = _stored(line)
+    # `local://` is another name of `file://`.
+    if not is_url(file.path) or file.path.startswith("file://"):
+        raise ValueError(
+            f"Expected nothing but URLs in a list behind a URL, {source.name!r} has {line!r}; "
+            "download the list if it may name files of this machine"
+        )
+    return file
+
+
 def _content(file: StoredFile) -> list[Clip] | NoAudioError:
     try:
         return list_container(file)
@@ -192,7 +204,6 @@ def _content(file: StoredFile) -> list[Clip] | NoAudioError:
 
 def _place(clip: Clip) -> str:
     parts = [repr(url_name(clip.path, ())), clip.member and f"member {clip.member}"]
-    parts.append(None if clip.offset is None else f"byte {clip.offset}")
     return ", ".join(part for part in parts if part)
 
 
@@ -200,17 +211,35 @@ def _no_handler(_path: str, _reason: SkipReason) -> None:
     pass
 
 
+def _guard(folder: str, on_skip: SkipHandler) -> Callable[[str], bool]:
+    """Tell of links whether they stay in a folder, and of those that do not."""
+
+    def stays(link: str) -> bool:
+        root = os.path.join(os.path.realpath(folder), "")
+        inside = os.path.join(os.path.realpath(link), "").startswith(root)
+        if not inside:
+            on_skip(link, "a link that leads out of its folder")
+        return inside
+
+    return stays
+
+
 def _search(
     folder: str,
-    endings: Collection[str],
+    is_wanted: Callable[[str], bool],
     *,
     follow_folders: bool = False,
     stays: Callable[[str], bool] | None = None,
     on_error: Callable[[OSError], object] | None = None,
 ) -> Iterator[str]:
-    """Search a folder; `stays` is asked whether a link leads to what is in the folder anyway."""
+    """Search a folder; `stays` is asked whether a link leads to what is in the folder anyway.
+
+    The paths begin with the folder's, or with nothing where that is empty.
+    """
     seen = set()
-    for parent, subfolders, names in os.walk(folder, onerror=on_error, followlinks=follow_folders):
+    for parent, subfolders, names in os.walk(
+        folder or os.curdir, onerror=on_error, followlinks=follow_folders
+    ):
         subfolders.sort()
         if follow_folders:  # each once, or links might lead around for ever
             place = os.path.realpath(parent)
@@ -218,11 +247,11 @@ def _search(
                 subfolders.clear()
                 continue
             seen.add(place)
+        if not folder:
+            parent = parent[2:]  # of `.` and what follows
         for name in sorted(names):
             path = os.path.join(parent, name)
-            if has_ending(name, endings) and (
-                stays is None or not os.path.islink(path) or stays(path)
-            ):
+            if is_wanted(path) and (stays is None or not os.path.islink(path) or stays(path)):
                 yield path
         if stays is not None:
             for path in (os.path.join(parent, name) for name in subfolders):
@@ -230,18 +259,84 @@ def _search(
                     stays(path)
 
 
-def _named(argument: str) -> Iterator[str]:
-    if not os.path.exists(argument) and glob.has_magic(argument):
-        yield from sorted(filter(os.path.isfile, glob.iglob(argument, recursive=True)))
+def _named(
+    argument: str,
+    *,
+    follow_folders: bool = False,
+    stays: Callable[[str], bool] | None = None,
+) -> Iterator[str]:
+    if _is_glob(argument):
+        yield from sorted(_glob(argument, follow_folders, stays))
     elif argument.lower().endswith(".txt") and os.path.isfile(argument):
         yield from _lines(Path(argument).read_bytes(), argument)
     else:
         yield argument
 
 
+def _is_glob(argument: str) -> bool:
+    return glob.has_magic(argument) and not os.path.exists(argument)
+
+
+def _literal_folder(pattern: str) -> str:
+    """The folder before the first wildcard."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
+
+
+def _glob(pattern: str, follow_folders: bool, stays: Callable[[str], bool] | None) -> Iterator[str]:
+    folder = _literal_folder(pattern)
+    depth = len(Path(folder).parts)
+    parts = Path(pattern).parts[depth:]
+    if "**" in parts:  # which in glob follows every link, around and around
+
+        def fits(path: str) -> bool:
+            return _fits(Path(path).parts[depth:], parts) and os.path.isfile(path)
+
+        yield from _search(folder, fits, follow_folders=follow_folders, stays=stays)
+        return
+    found = filter(os.path.isfile, glob.iglob(pattern))
+    if stays is None:
+        yield from found
+        return
+
+    @cache
+    def is_behind_link(place: str) -> bool:
+        if len(place) <= len(folder):
+            return False
+        if is_behind_link(os.path.dirname(place)):
+            return True
+        if is_link := os.path.islink(place):
+            stays(place)  # is not followed in any case, and may have to be told
+        return is_link
+
+    for path in found:
+        if not is_behind_link(os.path.dirname(path)) and (not os.path.islink(path) or stays(path)):
+            yield path
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Match a path with a pattern as glob does: wildcards stand for no hidden names."""
+    reached = {0}  # how many of the names the parts so far may stand for
+    for part in parts:
+        if part == "**":
+            for number, name in enumerate(names):
+                if number in reached and not name.startswith("."):
+                    reached.add(number + 1)
+        else:
+            reached = {
+                number + 1
+                for number in reached
+                if number < len(names)
+                and fnmatch(names[number], part)
+                and part.startswith(".") >= names[number].startswith(".")
+            }
+    return len(names) in reached
+
+
 def _lines(text: bytes, argument: str) -> Iterator[str]:
     try:
-        lines = text.decode("utf-8").splitlines()
+        lines = text.decode("utf-8-sig").splitlines()  # Windows puts a mark before the text
     except UnicodeDecodeError:
         raise ValueError(f"Expected a list of paths in UTF-8, {argument!r} is none") from None
     return filter(None, map(str.strip, lines))

@@ -171,6 +171,7 @@ class _DecoderProcess:
             stderr=self._stderr,
             # OpenBLAS maps memory for a thread of every core.
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            cwd="/",  # what a file names without a folder shall not be found
             start_new_session=True,  # Ctrl-C is the parent's matter
         )
         self._stdin = cast(BinaryIO, self._process.stdin)
