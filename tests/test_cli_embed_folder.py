@@ -50,7 +50,7 @@ def test_a_folder_and_again(embed, files, tmp_path, capsys):
     soundfile.write("clips/more.wav", np.zeros(16_000), 16_000)
     assert embed("clips", "-o", "out") == 0  # a folder by now
     captured = capsys.readouterr()
-    assert captured.out == "2 examples of 2 clips in out; 3 were there before\n"
+    assert captured.out == "2 examples of 2 clips in out; 3 were done before\n"
     assert captured.err == ""
     table = pyarrow.dataset.dataset("out").to_table()
     assert sorted(set(table["id"].to_pylist())) == sorted(
@@ -88,6 +88,14 @@ def test_all_kinds_of_inputs(embed, files, tmp_path, capsys):
             assert np.allclose(rows[place + name], rows[places[0] + name], rtol=1e-4, atol=1e-5)
     table = pq.read_table(tmp_path / "out.parquet")
     assert sorted(set(table["id"].to_pylist())) == sorted(rows)
+
+
+def test_an_output_among_the_inputs(embed, files, capsys):
+    assert embed("clips", "-o", "clips/out/") == 0
+    assert embed("clips", "-o", "clips/out/") == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1] == "0 examples of 0 clips in clips/out/; 3 were done before"
+    assert captured.err == ""
 
 
 def test_links_that_lead_out(embed, files, tmp_path, capsys):
@@ -146,12 +154,14 @@ def test_interrupted_while_a_store_hangs(lively_model_folder, tmp_path, embed, n
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)
+        time.sleep(1)  # the second part leaves the network
         process.send_signal(number)
         # The store does not answer before it has ended.
         _, error = process.communicate(timeout=faults.SECONDS)
         assert process.returncode == code
         assert error.splitlines()[-1] == "vggish-hf: interrupted"
         assert "Traceback" not in error
+        assert ("4 of 6 clips are done, in out/" in error) == (out == "out/")
         assert not (tmp_path / "out.parquet").exists()
         before = faults.parts(folder)
         server.release()

@@ -106,14 +106,14 @@ def test_a_long_clip_is_alone_and_not_read_to_its_end(pipeline, make_clip, monke
     assert dict(rest.counts) == {"3": 3, "2": 2}
     assert given.count("400") < 400 * 0.96 / 20
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long).result()
+        embedded = embedder.start(long)()
     assert embedded.counts == {"400": 400}
     expected = pipeline(clips[1].path)
     assert torch.equal(embedded.outputs["400"].embeddings, expected.embeddings)
     assert torch.equal(embedded.outputs["400"].start_seconds, expected.start_seconds)
     os.unlink(clips[1].path)
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long).result()
+        embedded = embedder.start(long)()
     assert embedded.outputs == {}
     assert "there is none" in embedded.failed["400"]
 
@@ -124,7 +124,7 @@ def test_rows_go_back_to_their_clips(pipeline, make_clip, batch_size):
     (block,) = read(pipeline, clips)
     with BlockEmbedder(pipeline, "none", batch_size, decode) as embedder:
         first, second = embedder.start(block), embedder.start(block)
-        embedded, again = first.result(), second.result()
+        embedded, again = first(), second()
     assert embedded.counts == {"3": 3, "5": 5}
     assert embedded.failed.keys() == {"none"}
     for clip in (clips[0], clips[2]):
@@ -141,14 +141,14 @@ def test_clips_without_an_example(lively_model_folder, make_clip):
     (block,) = read(pipeline, [short])
     assert dict(block.counts) == {"short": 0}
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(block).result()
+        embedded = embedder.start(block)()
     assert embedded.outputs["short"].embeddings.shape == (0, 128)
 
 
 def test_what_is_written(pipeline, make_clip, tmp_path):
     (block,) = read(pipeline, [make_clip("2", 2), Clip("none", "/none.wav")])
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(block).result()
+        embedded = embedder.start(block)()
     folder = EmbeddingFolder(tmp_path / "out")
     folder.start({}, 128, torch.float32)
     for _ in range(2):
@@ -166,7 +166,7 @@ def test_a_try_that_finds_less_replaces_nothing(pipeline, make_clip, tmp_path):
     folder.start({}, 128, torch.float32)
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
         for (block,) in blocks:
-            embedder.start(block).result().write(folder)
+            embedder.start(block)().write(folder)
     assert folder.finish() == 2
     assert sorted(folder.ids()) == ["1", "2"]
     assert folder.failed() == {}

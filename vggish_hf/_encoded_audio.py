@@ -195,7 +195,9 @@ def open_sound(file: Path | EncodedContent, limits: AudioLimits) -> RawAudio:
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         if not _is_container(file):
-            raise AudioError(_unopenable(reason)) from None
+            raise AudioError(
+                f"libsndfile cannot open it ({reason}), and it is no container that FFmpeg may read"
+            ) from None
         raise UnknownFormatError(reason) from None
     num_bytes = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
     width = _SAMPLE_BYTES.get(sound.subtype)
@@ -233,12 +235,8 @@ def open_container(file: Path | EncodedContent, limits: AudioLimits, reason: str
         # Whole, or FFmpeg would take `concat:a.mp3` for more than the name of a file.
         decoder = AudioDecoder(file.absolute() if isinstance(file, Path) else file)
     except (RuntimeError, ValueError):
-        raise AudioError(_unopenable(reason)) from None
+        raise AudioError(f"neither libsndfile ({reason}) nor FFmpeg can open it") from None
     return open_decoder(decoder, limits)
-
-
-def _unopenable(reason: str) -> str:
-    return f"neither libsndfile ({reason}) nor FFmpeg can open it"
 
 
 def _is_container(file: Path | EncodedContent) -> bool:

@@ -108,7 +108,7 @@ class PartEmbedder:
             json.loads(row["failed"]),
             Clip(**long) if long else None,
         )
-        embedded = self._embedder.start(block).result()
+        embedded = self._embedder.start(block)()
         rows = [output.embeddings for output in embedded.outputs.values()]
         return {
             **_outcome(embedded.counts, embedded.failed),

@@ -151,7 +151,9 @@ def _tar_clips(file: StoredFile) -> Iterator[Clip]:
                     clip_id = f"{file.name}/{name}{number}"
                     yield Clip(clip_id, file.path, name, member.offset_data, member.size)
         except ARCHIVE_ERRORS as error:
-            raise tarfile.ReadError(f"no uncompressed tar that is whole: {error}") from error
+            raise tarfile.ReadError(
+                f"no uncompressed tar that is whole: {error}; unpack it if it is compressed"
+            ) from error
 
 
 def _is_audio(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Blocks of examples of whole clips: read on one side, embedded on the other, written as a file."""
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -195,24 +195,6 @@ def clip_outputs(
     }
 
 
-@dataclass(frozen=True)
-class PendingBlock:
-    """A block that the network has been given."""
-
-    embedder: "BlockEmbedder"
-    block: ExampleBlock
-    batches: list[Future[Tensor]]
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its embeddings are there."""
-        return self.block.long is None and all(batch.done() for batch in self.batches)
-
-    def result(self) -> EmbeddedBlock:
-        """Wait for its embeddings."""
-        return self.embedder.finish(self.block, self.batches)
-
-
 class BlockEmbedder:
     """Embeds blocks of examples; a block may be started before the one before it is finished.
 
@@ -247,16 +229,15 @@ class BlockEmbedder:
     ) -> None:
         self._threads.__exit__(kind, error, traceback)
 
-    def start(self, block: ExampleBlock) -> "PendingBlock":
-        """Hand in a block."""
+    def start(self, block: ExampleBlock) -> Callable[[], EmbeddedBlock]:
+        """Hand in a block, and get what waits for its embeddings."""
         batches = [
             self._threads.submit(self._embed, batch)
             for batch in torch.split(block.examples, self._batch_size)
         ]
-        return PendingBlock(self, block, batches)
+        return lambda: self._finish(block, batches)
 
-    def finish(self, block: ExampleBlock, batches: list[Future[Tensor]]) -> EmbeddedBlock:
-        """Wait for the batches of a block."""
+    def _finish(self, block: ExampleBlock, batches: list[Future[Tensor]]) -> EmbeddedBlock:
         if block.long is not None:
             return self._embed_long(block.long)
         embeddings = torch.cat([batch.result() for batch in batches])

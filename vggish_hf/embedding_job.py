@@ -7,6 +7,7 @@ same functions: the batches that the network takes are the same, and so are the 
 """
 
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,8 +20,8 @@ from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.clips import Clip
 from vggish_hf.embedding_blocks import (
     BlockEmbedder,
+    EmbeddedBlock,
     ExampleBlock,
-    PendingBlock,
     open_clips,
     read_blocks,
 )
@@ -177,7 +178,7 @@ def embed_clips_to_folder(
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
         part_clips: Clips of a file; of long ones a file has fewer, see `BLOCK_EXAMPLES`. An
-            interruption costs one such part, a kill two.
+            interruption costs those that are not finished, two at most.
         limits: What a clip may be at most.
         progress: Called with how many more clips are done, or have failed.
 
@@ -205,29 +206,26 @@ def embed_clips_to_folder(
         closing(blocks),
         decoders,
     ):
-        _write_one_behind(map(embedder.start, blocks), job)
+        _write_blocks(map(embedder.start, blocks), job)
     return job.finish()
 
 
-def _write_one_behind(started: Iterable[PendingBlock], job: EmbeddingJob) -> None:
-    """Write each block when the next one has been started."""
-    waiting: PendingBlock | None = None
+def _write_blocks(started: Iterable[Callable[[], EmbeddedBlock]], job: EmbeddingJob) -> None:
+    """Write each block as soon as it is embedded, however long the next one is in coming."""
 
-    def write(pending: PendingBlock | None) -> None:
-        if pending is not None:
-            embedded = pending.result()
-            embedded.write(job.folder)
-            job.note(embedded.counts, embedded.failed)
+    def write(finish: Callable[[], EmbeddedBlock]) -> None:
+        embedded = finish()
+        embedded.write(job.folder)
+        job.note(embedded.counts, embedded.failed)
 
-    try:
-        for pending in started:
-            waiting, behind = pending, waiting
-            write(behind)
-    except KeyboardInterrupt:
-        # What is embedded is kept, though the next block may be long in coming.
-        write(waiting if waiting is not None and waiting.is_done else None)
-        raise
-    write(waiting)
+    with ThreadPoolExecutor(1, "vggish-hf-writer") as writer:
+        written: Future[None] | None = None
+        for finish in started:
+            if written is not None:
+                written.result()
+            written = writer.submit(write, finish)
+        if written is not None:
+            written.result()
 
 
 def _unique_ids(clips: Sequence[Clip]) -> set[str]:

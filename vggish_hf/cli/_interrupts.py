@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,24 +24,38 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
+class Ending:
+    """What an interrupted command says in the end, whether or not it gets to its own end."""
+
+    def __init__(self) -> None:
+        self.last_words: Callable[[], str] | None = None
+
+    def say(self) -> None:
+        """Print it, once."""
+        words, self.last_words = self.last_words, None
+        if words is not None:
+            print(words(), file=sys.stderr, flush=True)
+
+
 @contextmanager
-def ending_soon() -> Iterator[None]:
+def ending_soon() -> Iterator[Ending]:
     """Raise `Interrupted` in the block at SIGINT or SIGTERM; at the second of them, exit at once.
 
     Where the block has not ended five seconds later, the process ends as if it were killed, which
     no command's output minds. Outside the main thread, where Python knows no signals, nothing is
     different.
     """
+    ending = Ending()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ending
         return
     timer: threading.Timer | None = None
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         nonlocal timer
         if timer is not None:
-            _exit(number)
-        timer = threading.Timer(_SECONDS, _exit, (number,))
+            _exit(number, ending)
+        timer = threading.Timer(_SECONDS, _exit, (number, ending))
         timer.daemon = True
         timer.start()
         raise Interrupted(number)
@@ -49,7 +63,10 @@ def ending_soon() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
-        yield
+        yield ending
+    except KeyboardInterrupt:
+        ending.say()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -57,7 +74,8 @@ def ending_soon() -> Iterator[None]:
             timer.cancel()
 
 
-def _exit(number: int) -> None:
+def _exit(number: int, ending: Ending) -> None:
+    ending.say()
     sys.stderr.write("vggish-hf: interrupted\n")
     sys.stderr.flush()
     os._exit(128 + number)

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
-from vggish_hf.cli._interrupts import ending_soon
+from vggish_hf.cli._interrupts import Ending, ending_soon
 from vggish_hf.cli._options import DTYPES, add_model_options, load_pipeline
 from vggish_hf.configuration import Padding
 from vggish_hf.distributed import ClusterError, embed_dataset
@@ -107,7 +107,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--part-clips",
         type=int,
         default=256,
-        help="clips of a file of a folder, which is what an interruption costs "
+        help="clips of a file of a folder; an interruption costs two such files at most "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -131,9 +131,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    with ending_soon():
+    with ending_soon() as ending:
         if args.output.endswith(("/", os.sep)) or os.path.isdir(args.output):
-            return _embed_to_folder(args)
+            return _embed_to_folder(args, ending)
         for name, given in (
             ("--engine ray", args.engine == "ray"),
             ("--address", args.address is not None),
@@ -196,34 +196,42 @@ def _embed_to_file(args: argparse.Namespace, output: Path) -> int:
     return 1 if failed else 0
 
 
-def _embed_to_folder(args: argparse.Namespace) -> int:
+def _embed_to_folder(args: argparse.Namespace, ending: Ending) -> int:
     limits = AudioLimits(max_seconds=args.max_seconds)
     clips = _find_clips(args)
+    done = 0
     with tqdm(total=len(clips), unit="clip", disable=None) as progress:
+
+        def note(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(count)
+
         options: dict[str, Any] = {
             "postprocess": args.postprocess or "none",
             "batch_size": args.batch_size,
             "num_workers": args.workers,
             "part_clips": args.part_clips,
             "limits": limits,
-            "progress": progress.update,
+            "progress": note,
         }
+        ending.last_words = lambda: (
+            f"{done} of {len(clips)} clips are done, in {args.output}, which gets "
+            f"{args.part_clips} at a time; the same command goes on"
+        )
         try:
             summary = _run_engine(args, clips, options)
-        except KeyboardInterrupt:
-            progress.close()
-            print(
-                f"what is finished is in {args.output}; the same command goes on", file=sys.stderr
-            )
-            raise
         except ClusterError as error:
             progress.close()
             print(f"vggish-hf: error: {error}", file=sys.stderr)
             return 2
     _print_left_out(summary.failed, summary.too_short)
-    done = f"{summary.examples} examples of {_clips(summary.clips)} in {args.output}"
-    before = f"; {summary.skipped} were there before" if summary.skipped else ""
-    print(done + before + (f"; {len(summary.failed)} failed" if summary.failed else ""))
+    parts = [f"{summary.examples} examples of {_clips(summary.clips)} in {args.output}"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} were done before")
+    if summary.failed:
+        parts.append(f"{len(summary.failed)} failed")
+    print("; ".join(parts))
     return 1 if summary.failed else 0
 
 
@@ -253,11 +261,12 @@ def _run_engine(
 
 
 def _find_clips(args: argparse.Namespace) -> list[Clip]:
-    return find_clips(
-        args.inputs,
-        follow_symlinks=args.follow_symlinks,
-        on_skip=lambda path, reason: print(f"passed over: {path}: {reason}", file=sys.stderr),
-    )
+    def note(path: str, reason: str) -> None:
+        # An output of an earlier run that lies among the inputs is no news.
+        if not os.path.abspath(path).startswith(os.path.abspath(args.output)):
+            print(f"passed over: {path}: {reason}", file=sys.stderr)
+
+    return find_clips(args.inputs, follow_symlinks=args.follow_symlinks, on_skip=note)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
