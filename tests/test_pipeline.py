@@ -61,8 +61,9 @@ def test_batches_are_filled_across_clips(pipe, clips):
         list(pipe.stream(clips, batch_size=16))
     finally:
         hook.remove()
-    assert set(sizes[:-1]) == {16}
-    assert 0 < sizes[-1] <= 16
+    # The last, which may be smaller, runs beside others.
+    assert sizes.count(16) >= len(sizes) - 1 > 0
+    assert all(0 < size <= 16 for size in sizes)
 
 
 def test_list_in_list_out(pipe, clips):
