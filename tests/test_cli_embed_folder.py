@@ -178,20 +178,23 @@ def test_interrupted_while_a_store_hangs(lively_model_folder, tmp_path, embed, n
 def test_interrupted_while_a_file_is_written(lively_model_folder, tmp_path):
     pytest.importorskip("aiohttp")
     code = """
-import contextlib, os, signal, sys
+import contextlib, os, signal, sys, time
 from vggish_hf.cli import embed, main
 real = embed.open_output
+def interrupt(*clip):
+    time.sleep(1)  # the store has been asked for the last clip
+    os.kill(os.getpid(), signal.SIGINT)
 @contextlib.contextmanager
 def interrupting(*arguments):
     with real(*arguments):
-        yield lambda *clip: os.kill(os.getpid(), signal.SIGINT)
+        yield interrupt
 embed.open_output = interrupting
 sys.exit(main(sys.argv[1:]))
 """
     files = faults.make_files(tmp_path / "clips", 8)
     with ClipServer(files, held="07.wav") as server:
         inputs = [f"clips/{name}" for name in sorted(files)[:7]] + [f"{server.url}/07.wav"]
-        inputs += ["-o", "out.npz", "--batch-size", "2"]
+        inputs += ["-o", "out.npz", "--batch-size", "2", "--workers", "8"]
         command = [sys.executable, "-c", code, "embed", *inputs, "--model", lively_model_folder]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
