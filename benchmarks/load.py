@@ -37,7 +37,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from vggish_hf import VGGishPipeline
-from vggish_hf.embedding_job import embed_clips_to_folder
+from vggish_hf.jobs.to_folder import embed_clips_to_folder
 from vggish_hf.inputs import find_clips
 
 clips, model, out, steps = sys.argv[1:]
@@ -103,8 +103,8 @@ def measure_engine(scratch: Path, actors: int | None) -> tuple[float, float]:
     """Embed some of the clips; return clips a second, when warm, and core seconds for a clip."""
     from vggish_hf import VGGishPipeline
     from vggish_hf.distributed import embed_dataset
-    from vggish_hf.embedding_job import embed_clips_to_folder
     from vggish_hf.inputs import find_clips
+    from vggish_hf.jobs.to_folder import embed_clips_to_folder
 
     clips = find_clips([str(scratch / "clips")])[:RAY_CLIPS]
     moments: list[tuple[int, float, int]] = [(0, time.perf_counter(), core_ticks()[0])]

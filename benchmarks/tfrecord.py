@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import describe_machine
-from vggish_hf.audioset.sequence_example import AudioSetRecord, parse_audioset
-from vggish_hf.audioset.tfrecord import RecordReader
+from vggish_hf.audioset.released.records import AudioSetRecord, parse_audioset
+from vggish_hf.tf_files.records import RecordReader
 
 ROOT = Path(__file__).parents[1]
 PASSES = 9

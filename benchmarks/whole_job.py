@@ -28,11 +28,10 @@ from benchmarks._timing import alternate, draw, ratio, save, spread
 from benchmarks.network import network_flops
 from tests.reference import mel_matrix
 from vggish_hf import VGGishConfig, VGGishModel, VGGishOutput, VGGishPipeline
-from vggish_hf.audio import DEFAULT_LIMITS, load_audio
-from vggish_hf.clips import Clip
-from vggish_hf.embedding_blocks import open_clips
+from vggish_hf.audio import DEFAULT_LIMITS, IsolatedDecoders, load_audio
 from vggish_hf.feature_extraction.resampling import resample
-from vggish_hf.isolated_audio import IsolatedDecoders
+from vggish_hf.inputs import Clip
+from vggish_hf.jobs.blocks import open_clips
 from vggish_hf.outputs import open_output
 from vggish_hf.pipeline import Decoder
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vggish_hf._crc32c import masked_crc32c
-from vggish_hf._protobuf import encode_field, encode_varint
-from vggish_hf.conversion.checkpoint_variable import part_key
-from vggish_hf.conversion.tensor_messages import NUMPY_TYPES, WHOLE, Part
+from vggish_hf.tf_files.checkpoint.messages import NUMPY_TYPES, WHOLE, Part
+from vggish_hf.tf_files.checkpoint.variable import part_key
+from vggish_hf.tf_files.crc32c import masked_crc32c
+from vggish_hf.tf_files.protobuf import encode_field, encode_varint
 
 Partitioned = Sequence[tuple[tuple[int, ...], np.ndarray]]
 """A variable in parts: where each begins, and its values."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from folders import TESTS
 
-AUDIO = Path(__file__).parent / "data" / "audio_cases"
+AUDIO = TESTS / "data" / "audio_cases"
 
 #: Four seconds of speech, 16 kHz, PCM of 16 bits.
 SPEECH = (AUDIO / "harritaylor__test.wav").read_bytes()

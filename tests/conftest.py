@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from folders import SHARED, TESTS
 from hub_server import HubServer
 
 _HUB = HubServer()
@@ -32,9 +33,6 @@ from vggish_hf import (  # noqa: E402
 )
 from vggish_hf.conversion import save_converted  # noqa: E402
 
-_TESTS = Path(__file__).parent
-_SHARED = Path(__file__).parents[2] / "shared"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def hub() -> Iterator[HubServer]:
@@ -47,9 +45,9 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def shared() -> Path:
     """The folder of facts beside the project, which a user who clones it has not."""
-    if not _SHARED.is_dir():
+    if not SHARED.is_dir():
         pytest.skip("the folder ../shared is not here")
-    return _SHARED
+    return SHARED
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Path:
     """A TensorFlow V1 checkpoint of tiny widths, with random weights."""
-    return _TESTS / "golden" / "tf" / "tiny_v1.ckpt"
+    return TESTS / "golden" / "tf" / "tiny_v1.ckpt"
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +77,7 @@ def small_model() -> VGGishModel:
     model = VGGishModel(
         VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16, postprocessor=True)
     )
-    with np.load(_TESTS / "data" / "vggish_pca_params.npz") as pca:
+    with np.load(TESTS / "data" / "vggish_pca_params.npz") as pca:
         model.postprocessor.eigenvectors.copy_(torch.from_numpy(pca["pca_eigen_vectors"]))
         model.postprocessor.means.copy_(torch.from_numpy(pca["pca_means"]))
     return model.eval()

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from clip_server import ClipServer
+from folders import TESTS
 
-from vggish_hf.output_folder import EmbeddingFolder
+from vggish_hf.outputs.folder import EmbeddingFolder
 
-SCRIPT = Path(__file__).with_name("embedding_run.py")
+SCRIPT = TESTS / "embedding_run.py"
 SECONDS = 120  # for a process that imports everything, on a busy machine
 RATE = 16_000
 

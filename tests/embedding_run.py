@@ -16,19 +16,21 @@ from typing import Any
 
 import torch
 
-from vggish_hf import VGGishPipeline, embedding_blocks
-from vggish_hf.clips import Clip
+from vggish_hf import VGGishPipeline
 from vggish_hf.distributed import embed_dataset
-from vggish_hf.embedding_job import EmbeddingSummary, embed_clips_to_folder
+from vggish_hf.inputs import Clip
+from vggish_hf.jobs import blocks
+from vggish_hf.jobs.job import EmbeddingSummary
+from vggish_hf.jobs.to_folder import embed_clips_to_folder
 
 
 def main(job: dict[str, Any]) -> EmbeddingSummary:
     clips = [Clip(*pair) for pair in job["clips"]]
     options = job["options"]
-    size = job.get("block_examples", embedding_blocks.BLOCK_EXAMPLES)
+    size = job.get("block_examples", blocks.BLOCK_EXAMPLES)
 
     def set_up() -> None:
-        embedding_blocks.BLOCK_EXAMPLES = size
+        blocks.BLOCK_EXAMPLES = size
 
     if job["engine"] == "local":
         set_up()

@@ -12,10 +12,11 @@ import embedding_faults as faults
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from folders import ROOT
 
 from vggish_hf.cli import main, make_parser
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 TEXT = (DOCS / "scale.md").read_text(encoding="utf-8")
 
 

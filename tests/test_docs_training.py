@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from clip_sources import IDS, SPEECH, write_csv, write_folder
+from folders import ROOT
 from sounds import make_sound, write_sounds
 
 import vggish_hf.lightning
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
 ]
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
 
 

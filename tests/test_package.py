@@ -11,26 +11,16 @@ import vggish_hf
 
 PACKAGE = Path(vggish_hf.__file__).parent
 
-# The lowest first: a module may import from its own layer and from those below.
-LAYERS = [
-    {"_crc32c", "_encoded_audio", "_files", "_protobuf", "_threads", "_version"},
-    {"configuration", "assets"},
-    {"hub", "_decoder_process"},
-    {"feature_extraction", "modeling"},
-    {"conversion", "audio", "_prefetch", "_batching", "_stores"},
-    {"isolated_audio", "_clip_tables"},
+# The lowest first: a room, which is a package or a module of the root, imports from lower floors.
+FLOORS = [
+    {"_version", "_checks", "_runtime", "hub", "assets"},
+    {"configuration", "audio", "tf_files"},
+    {"feature_extraction", "modeling", "inputs"},
+    {"provenance", "conversion", "training"},
     {"pipeline"},
-    {"audioset"},
-    {"clips"},
-    {"inputs"},
-    {"outputs", "plotting", "_parquet_parts"},
-    {"output_folder"},
-    {"embedding_blocks"},
-    {"embedding_job"},
-    {"_part_stages"},
-    {"distributed"},
-    {"metrics"},
-    {"lightning"},
+    {"outputs", "audioset", "plotting"},
+    {"jobs", "metrics"},
+    {"distributed", "lightning"},
     {"cli"},
 ]
 
@@ -97,12 +87,18 @@ def test_exported_names():
     }
 
 
-def layer_of(name):
-    (layer,) = [i for i, names in enumerate(LAYERS) if name in names]
-    return layer
+def floor_of(room):
+    (floor,) = [i for i, rooms in enumerate(FLOORS) if room in rooms]
+    return floor
+
+
+def module_name(path):
+    parts = ("vggish_hf", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
 def imported_modules(path):
+    """Modules of the package that a file imports anywhere in it, also for types alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -111,18 +107,35 @@ def imported_modules(path):
         else:
             continue
         for name in names:
-            head, _, rest = name.partition(".")
-            if head == "vggish_hf" and rest:
-                yield rest.split(".")[0]
+            if name in MODULES:
+                yield name
+            elif (parent := name.rpartition(".")[0]) in MODULES:
+                yield parent
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
-def test_imports_point_one_way(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if own == "__init__":
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+IMPORTS = {name: set(imported_modules(path)) - {name} for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    if name == "vggish_hf":  # hands names on
         return
-    for name in imported_modules(path):
-        if name != own:
-            assert layer_of(name) < layer_of(own), f"{own} imports {name}"
+    own = name.split(".")[1]
+    for imported in IMPORTS[name] - {"vggish_hf"}:
+        room = imported.split(".")[1]
+        if room != own:
+            assert floor_of(room) < floor_of(own), f"{name} imports {imported}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # The face of a package hands on names of its modules, which do not import it in turn.
+    remaining = {name: set(imports) for name, imports in IMPORTS.items()}
+    while ready := {name for name, imports in remaining.items() if not imports & remaining.keys()}:
+        for name in ready:
+            del remaining[name]
+    assert not remaining
+
+
+def test_the_root_holds_few_modules():
+    assert len(list(PACKAGE.glob("*.py"))) <= 8

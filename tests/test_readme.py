@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import ROOT
 from sounds import make_sound, write_sounds
 
 from vggish_hf.cli import main, make_parser
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:The '\w+_dataloader' does not have many workers"),
 ]
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vggish_hf import VGGishConfig
-from vggish_hf.lightning.batches import WaveformClip, collate_waveforms
+from vggish_hf.training.batches import WaveformClip, collate_waveforms
 
 CLASSES = ["low", "middle", "high"]
 _PITCHES = (300.0, 1_000.0, 3_000.0)

@@ -6,20 +6,15 @@ research/audioset/vggish).
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
+
+from vggish_hf._checks import check_choice
 
 Padding = Literal["none", "short", "tail"]
 Activation = Literal["none", "relu"]
 
 # Sixteen times the largest of the original: a config from elsewhere must not fill the memory.
 _MAX_SIZE = 1 << 16
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise ValueError unless `value` is one of the strings of the `Literal` type `choices`."""
-    if value not in get_args(choices):
-        allowed = ", ".join(map(repr, get_args(choices)))
-        raise ValueError(f"Expected `{name}` to be one of {allowed}, got {value!r}")
 
 
 def _check_positive(config: Any, *names: str) -> None:

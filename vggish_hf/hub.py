@@ -1,6 +1,5 @@
 """Where a model id leads: a built-in name, a local folder or a repository on the Hub."""
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -132,26 +131,6 @@ def _download(repo_id: str, filenames: Sequence[str], options: HubOptions) -> Pa
         # A cached file's folder is named for its commit: the branch moved between two files.
         return _download(repo_id, filenames, {**options, "revision": folders[-1].name})
     return folders[-1]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected a JSON object in {str(path)!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"Expected a JSON object in {str(path)!r}, got {type(values).__name__}")
-    return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object, indented, its keys in the given order."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def push(save: Callable[[Path], object], repo_id: str, **options: Unpack[PushOptions]) -> str:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from vggish_hf import hub
-from vggish_hf._batching import Batcher
-from vggish_hf._prefetch import prefetch
-from vggish_hf._threads import TorchThreads
+from vggish_hf._checks import check_choice
+from vggish_hf._runtime.batching import Batcher
+from vggish_hf._runtime.prefetch import prefetch
+from vggish_hf._runtime.threads import TorchThreads
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, AudioStream, open_audio
-from vggish_hf.configuration import Padding, VGGishFeatureConfig, check_choice
+from vggish_hf.configuration import Padding, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks

@@ -10,40 +10,40 @@ from vggish_hf.audioset.labels import AudioSetClass as AudioSetClass
 from vggish_hf.audioset.labels import AudioSetLabels as AudioSetLabels
 from vggish_hf.audioset.labels import Ontology as Ontology
 from vggish_hf.audioset.labels import OntologyNode as OntologyNode
-from vggish_hf.audioset.sequence_example import AudioSetRecord as AudioSetRecord
-from vggish_hf.audioset.sequence_example import YouTube8MFrames as YouTube8MFrames
-from vggish_hf.audioset.sequence_example import YouTube8MVideo as YouTube8MVideo
-from vggish_hf.audioset.sequence_example import encode_audioset as encode_audioset
-from vggish_hf.audioset.sequence_example import parse_audioset as parse_audioset
-from vggish_hf.audioset.sequence_example import parse_youtube8m_frames as parse_youtube8m_frames
-from vggish_hf.audioset.sequence_example import parse_youtube8m_video as parse_youtube8m_video
-from vggish_hf.audioset.tfrecord import RecordError as RecordError
-from vggish_hf.audioset.tfrecord import RecordReader as RecordReader
-from vggish_hf.audioset.tfrecord import RecordWriter as RecordWriter
+from vggish_hf.audioset.released.records import AudioSetRecord as AudioSetRecord
+from vggish_hf.audioset.released.records import encode_audioset as encode_audioset
+from vggish_hf.audioset.released.records import parse_audioset as parse_audioset
+from vggish_hf.audioset.released.youtube8m import YouTube8MFrames as YouTube8MFrames
+from vggish_hf.audioset.released.youtube8m import YouTube8MVideo as YouTube8MVideo
+from vggish_hf.audioset.released.youtube8m import parse_youtube8m_frames as parse_youtube8m_frames
+from vggish_hf.audioset.released.youtube8m import parse_youtube8m_video as parse_youtube8m_video
+from vggish_hf.tf_files.records import RecordError as RecordError
+from vggish_hf.tf_files.records import RecordReader as RecordReader
+from vggish_hf.tf_files.records import RecordWriter as RecordWriter
 
 if TYPE_CHECKING:
-    from vggish_hf.audioset.clip_dataset import AudioSetClipsDataset as AudioSetClipsDataset
-    from vggish_hf.audioset.clip_embeddings import embed_clips as embed_clips
-    from vggish_hf.audioset.clip_export import export_clips as export_clips
-    from vggish_hf.audioset.clips import AudioSetClips as AudioSetClips
-    from vggish_hf.audioset.embedding_export import export_embeddings as export_embeddings
-    from vggish_hf.audioset.embeddings import AudioSetEmbeddings as AudioSetEmbeddings
-    from vggish_hf.audioset.torch_datasets import (
+    from vggish_hf.audioset.clips.builder import AudioSetClips as AudioSetClips
+    from vggish_hf.audioset.clips.embed import embed_clips as embed_clips
+    from vggish_hf.audioset.clips.export import export_clips as export_clips
+    from vggish_hf.audioset.clips.torch_dataset import AudioSetClipsDataset as AudioSetClipsDataset
+    from vggish_hf.audioset.released.builder import AudioSetEmbeddings as AudioSetEmbeddings
+    from vggish_hf.audioset.released.export import export_embeddings as export_embeddings
+    from vggish_hf.audioset.released.torch_dataset import (
         AudioSetEmbeddingsDataset as AudioSetEmbeddingsDataset,
     )
-    from vggish_hf.audioset.torch_datasets import collate_padded as collate_padded
-    from vggish_hf.audioset.torch_datasets import collate_ragged as collate_ragged
+    from vggish_hf.audioset.released.torch_dataset import collate_padded as collate_padded
+    from vggish_hf.audioset.released.torch_dataset import collate_ragged as collate_ragged
 
 _NEED_DATASETS = {
-    "AudioSetClips": "clips",
-    "AudioSetClipsDataset": "clip_dataset",
-    "AudioSetEmbeddings": "embeddings",
-    "AudioSetEmbeddingsDataset": "torch_datasets",
-    "collate_padded": "torch_datasets",
-    "collate_ragged": "torch_datasets",
-    "embed_clips": "clip_embeddings",
-    "export_clips": "clip_export",
-    "export_embeddings": "embedding_export",
+    "AudioSetClips": "clips.builder",
+    "AudioSetClipsDataset": "clips.torch_dataset",
+    "AudioSetEmbeddings": "released.builder",
+    "AudioSetEmbeddingsDataset": "released.torch_dataset",
+    "collate_padded": "released.torch_dataset",
+    "collate_ragged": "released.torch_dataset",
+    "embed_clips": "clips.embed",
+    "export_clips": "clips.export",
+    "export_embeddings": "released.export",
 }
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi, RepoCard
 
-from vggish_hf._files import unfinished_file as unfinished_file
+from vggish_hf._runtime.files import unfinished_file as unfinished_file
 from vggish_hf.hub import CARD_NAME
 
 _MADE_FROM, _NOTES = b"vggish_hf", b"vggish_hf_notes"  # keys of a shard's metadata

@@ -53,8 +53,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from vggish_hf.audioset.clip_embeddings import embed_clips
-    from vggish_hf.audioset.embedding_export import CONFIG
+    from vggish_hf.audioset.clips.embed import embed_clips
+    from vggish_hf.audioset.released.export import CONFIG
 
     embedded = embed_clips(
         args.clips,

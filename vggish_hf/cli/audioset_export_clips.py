@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vggish_hf.audioset.clip_shards import ClipSplit
+    from vggish_hf.audioset.clips.splits import ClipSplit
 
 _EPILOG = """\
 AUDIO is a folder (searched recursively) of audio files, tar archives or Parquet files with the
@@ -60,7 +60,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from vggish_hf.audioset.clip_export import CONFIG, export_clips
+    from vggish_hf.audioset.clips.export import CONFIG, export_clips
     from vggish_hf.audioset.hub_folder import push_config
     from vggish_hf.audioset.segments import split_of
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from vggish_hf.audioset.tfrecord import Errors
+from vggish_hf.tf_files.records import Errors
 
 _EPILOG = """\
 examples:
@@ -59,8 +59,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from vggish_hf.audioset.embedding_export import CONFIG, export_embeddings
     from vggish_hf.audioset.hub_folder import push_config
+    from vggish_hf.audioset.released.export import CONFIG, export_embeddings
 
     exported = export_embeddings(
         args.source, args.output, errors=args.errors, file_bytes=args.file_size << 20

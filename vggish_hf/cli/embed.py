@@ -12,15 +12,15 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
-from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
 from vggish_hf.cli._interrupts import Ending, ending_soon
 from vggish_hf.cli._options import DTYPES, add_model_options, load_pipeline
 from vggish_hf.configuration import Padding
 from vggish_hf.distributed import ClusterError, embed_dataset
-from vggish_hf.embedding_blocks import open_clips
-from vggish_hf.embedding_job import EmbeddingSummary, embed_clips_to_folder
 from vggish_hf.inputs import Clip, find_clips
-from vggish_hf.isolated_audio import IsolatedDecoders
+from vggish_hf.jobs.blocks import open_clips
+from vggish_hf.jobs.job import EmbeddingSummary
+from vggish_hf.jobs.to_folder import embed_clips_to_folder
 from vggish_hf.outputs import check_output, open_output
 from vggish_hf.pipeline import Postprocess
 

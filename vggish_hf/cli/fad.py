@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.cli._options import add_model_options, load_pipeline
 from vggish_hf.inputs import find_inputs
 from vggish_hf.metrics import EmbeddingSet, FadResult, PresetName, frechet_audio_distance

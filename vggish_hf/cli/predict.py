@@ -13,7 +13,7 @@ import pyarrow.parquet
 from torch import Tensor
 from tqdm import tqdm
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.audio import AudioSource
 from vggish_hf.cli._options import check_device
 from vggish_hf.inputs import find_inputs, readable_id

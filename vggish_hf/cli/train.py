@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 
 if TYPE_CHECKING:
     from vggish_hf.cli._train_cli import TrainCLI

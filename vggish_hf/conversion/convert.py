@@ -28,15 +28,11 @@ from vggish_hf.conversion.state_dicts import (
     infer_config,
     recognize,
 )
-from vggish_hf.conversion.tf_checkpoint import (
-    CheckpointVariable,
-    is_checkpoint,
-    read_checkpoint,
-)
 from vggish_hf.conversion.torch_files import is_torch_file, load_pca, load_torch_file
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.loading import assign_strictly
+from vggish_hf.tf_files.checkpoint.reader import CheckpointVariable, is_checkpoint, read_checkpoint
 
 _GOOGLE_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
 

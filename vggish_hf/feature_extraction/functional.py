@@ -15,13 +15,12 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from vggish_hf._checks import MAX_CHANNELS
 from vggish_hf.configuration import VGGishFeatureConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# No array of clips has this many channels, and no clip is this short.
-MAX_CHANNELS = 32
 
 # Frames at once on a CPU: clips of 5 and 10 s, of 498 and 998, are three and six times as long. The
 # caches hold their spectra, and the next ones come into the same memory; fresh pages of it would

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vggish_hf._checks import check_sampling_rate
 from vggish_hf.feature_extraction.functional import cached_constant, is_best_in_parts
 
 _ZERO_CROSSINGS = 50
@@ -62,14 +63,6 @@ class ResampleKernel(NamedTuple):
     span: int
     """Input samples that one block looks at."""
     groups: tuple[PhaseGroup, ...]
-
-
-def check_sampling_rate(sampling_rate: int) -> None:
-    """Raise ValueError unless `sampling_rate` is a positive int."""
-    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int) or sampling_rate <= 0:
-        raise ValueError(
-            f"Expected `sampling_rate` to be a positive whole number of Hz, got {sampling_rate!r}"
-        )
 
 
 def resampled_length(num_samples: int, sampling_rate: int, new_rate: int) -> int:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from vggish_hf import hub
+from vggish_hf._checks import check_sampling_rate
+from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.feature_extraction.functional import check_waveform, extract_examples
-from vggish_hf.feature_extraction.resampling import (
-    check_sampling_rate,
-    resample,
-    resample_blocks,
-)
+from vggish_hf.feature_extraction.resampling import resample, resample_blocks
 
 # What its config calls it, subclasses included: they read each other's.
 _TYPE = "VGGishFeatureExtractor"
@@ -141,7 +139,7 @@ class VGGishFeatureExtractor(nn.Module):
         files = (hub.FEATURE_CONFIG_NAME,)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
         path = folder / hub.FEATURE_CONFIG_NAME
-        values = hub.read_json(path)
+        values = read_json(path)
         kind = values.pop("feature_extractor_type", _TYPE)
         if kind != _TYPE:
             raise ValueError(
@@ -154,7 +152,7 @@ class VGGishFeatureExtractor(nn.Module):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         values = {"feature_extractor_type": _TYPE, **asdict(self.config)}
-        hub.write_json(folder / hub.FEATURE_CONFIG_NAME, values)
+        write_json(folder / hub.FEATURE_CONFIG_NAME, values)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
         """Upload preprocessor_config.json to a Hub repository.

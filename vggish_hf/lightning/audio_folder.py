@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from vggish_hf.lightning.batches import WaveformClip, collate_waveforms
-from vggish_hf.lightning.crops import load_random_crop, load_start
 from vggish_hf.lightning.data_module import ClipDataModule
-from vggish_hf.lightning.labelled_files import LabelledFile, read_folder, read_table
-from vggish_hf.lightning.sampling import hold_out
+from vggish_hf.training.batches import WaveformClip, collate_waveforms
+from vggish_hf.training.crops import load_random_crop, load_start
+from vggish_hf.training.labelled_files import LabelledFile, read_folder, read_table
+from vggish_hf.training.sampling import hold_out
 
 
 class AudioFolderDataModule(ClipDataModule):

@@ -15,13 +15,13 @@ from vggish_hf.audioset import (
     AudioSetLabels,
 )
 from vggish_hf.audioset._datasets import datasets
-from vggish_hf.audioset.clip_dataset import AudioClip
-from vggish_hf.audioset.clip_export import CONFIG as CLIPS
-from vggish_hf.audioset.embedding_export import CONFIG as EMBEDDINGS
-from vggish_hf.lightning.batches import WaveformBatch, WaveformClip, collate_waveforms
+from vggish_hf.audioset.clips.export import CONFIG as CLIPS
+from vggish_hf.audioset.clips.torch_dataset import AudioClip
+from vggish_hf.audioset.released.export import CONFIG as EMBEDDINGS
 from vggish_hf.lightning.data_module import ClipDataModule
 from vggish_hf.lightning.embedding_batches import EmbeddingBatches, as_it_is
-from vggish_hf.lightning.sampling import hold_out
+from vggish_hf.training.batches import WaveformBatch, WaveformClip, collate_waveforms
+from vggish_hf.training.sampling import hold_out
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 

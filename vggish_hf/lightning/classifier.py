@@ -11,22 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from vggish_hf import hub
+from vggish_hf._checks import check_choice
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource
-from vggish_hf.configuration import FromDict, VGGishConfig, VGGishFeatureConfig, check_choice
+from vggish_hf.configuration import FromDict, VGGishConfig, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.lightning.augmentation import SpecAugment, WaveformAugmentation, mixup
-from vggish_hf.lightning.batch_norm import add_batch_norm, fold_batch_norm
-from vggish_hf.lightning.batches import EmbeddingBatch, Task, WaveformBatch, extract_batch
 from vggish_hf.lightning.classified import ClassifiedClip, ClassifiedParts, EvaluatedBatch
-from vggish_hf.lightning.classifier_folder import load_classifier, save_classifier
-from vggish_hf.lightning.heads import HeadConfig, make_head
-from vggish_hf.lightning.losses import classification_loss
-from vggish_hf.lightning.masking import masked_mean
-from vggish_hf.lightning.schedule import WarmupCosine
-from vggish_hf.lightning.scores import ClassificationScores
+from vggish_hf.lightning.classifier_folder import read_classifier, save_classifier
 from vggish_hf.modeling import VGGishModel, VGGishPostprocessor
+from vggish_hf.modeling.loading import load_strictly
 from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
+from vggish_hf.training.augmentation import SpecAugment, WaveformAugmentation, mixup
+from vggish_hf.training.batch_norm import add_batch_norm, fold_batch_norm
+from vggish_hf.training.batches import EmbeddingBatch, Task, WaveformBatch, extract_batch
+from vggish_hf.training.heads import HeadConfig, make_head
+from vggish_hf.training.losses import classification_loss
+from vggish_hf.training.masking import masked_mean
+from vggish_hf.training.schedule import WarmupCosine
+from vggish_hf.training.scores import ClassificationScores
 
 ClipBatch: TypeAlias = WaveformBatch | EmbeddingBatch
 Config = TypeVar("Config", bound=FromDict)
@@ -375,7 +377,10 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
                 the weights' names or shapes are not those of the config; each one is listed.
             TypeError: There is no such option.
         """
-        classifier = load_classifier(cls, pretrained_model_name_or_path, **options)
+        saved = read_classifier(pretrained_model_name_or_path, **options)
+        with torch.device("meta"):
+            classifier = cls(**saved.arguments)
+        load_strictly(classifier, saved.weights)
         classifier.to(device).eval()
         return classifier
 
@@ -404,7 +409,11 @@ class VGGishClassifier(pl.LightningModule):  # type: ignore[misc] # untyped
         Raises:
             OSError: The folder cannot be written to.
         """
-        save_classifier(self, Path(save_directory))
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.backbone is not None:
+            plain = self.network().model.state_dict()
+            tensors |= {f"backbone.{name}": value for name, value in plain.items()}
+        save_classifier(Path(save_directory), self.hparams, tensors, self.extractor)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
         """Upload what `save_pretrained` writes to a Hub repository in one commit.

@@ -1,19 +1,16 @@
 """A classifier as a folder, on this machine or on the Hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, NamedTuple, Unpack
 
-import torch
+from torch import Tensor
 
 from vggish_hf import hub
+from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.lightning.heads import HeadConfig
-from vggish_hf.modeling.loading import load_strictly, save_tensors
-
-if TYPE_CHECKING:
-    from vggish_hf.lightning.classifier import VGGishClassifier
-
-Classifier = TypeVar("Classifier", bound="VGGishClassifier")
+from vggish_hf.modeling.loading import save_tensors
+from vggish_hf.training.heads import HeadConfig
 
 # What its config calls it, subclasses included: they read each other's.
 _TYPE = "VGGishClassifier"
@@ -44,59 +41,69 @@ for clip in classifier.classify(["a.wav", "b.mp3"]{options}):
 _PIPELINE_OPTION = ', pipeline=VGGishPipeline.from_pretrained("google")'
 
 
-def save_classifier(classifier: "VGGishClassifier", folder: Path) -> None:
+def save_classifier(
+    folder: Path,
+    hyperparameters: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    extractor: VGGishFeatureExtractor,
+) -> None:
     """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
 
     Args:
-        classifier: The classifier; batch normalisation becomes part of the convolutions.
         folder: The folder; made if need be.
+        hyperparameters: What the classifier was made with.
+        tensors: Its weights by name, without batch normalisation.
+        extractor: Its front end.
 
     Raises:
         OSError: The folder cannot be written to.
     """
-    hparams = dict(classifier.hparams)
-    built_from = {name: hparams.pop(name) for name in _BUILT_FROM}
-    training = {name: value for name, value in hparams.items() if name not in _ELSEWHERE}
-    tensors = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
-    if classifier.backbone is not None:
-        backbone = classifier.network().model
-        tensors |= {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    training = dict(hyperparameters)
+    built_from = {name: training.pop(name) for name in _BUILT_FROM}
+    for name in _ELSEWHERE:
+        del training[name]
     folder.mkdir(parents=True, exist_ok=True)
     # First and last, so that a folder with a config is whole.
     config = folder / hub.CONFIG_NAME
     config.unlink(missing_ok=True)
-    save_tensors(tensors, folder / hub.WEIGHTS_NAME)
-    classifier.extractor.save_pretrained(folder)
+    save_tensors(dict(tensors), folder / hub.WEIGHTS_NAME)
+    extractor.save_pretrained(folder)
     card = folder / hub.CARD_NAME
     if not card.exists():
         content = _CARD.format(
-            task=classifier.task,
-            num_classes=len(classifier.classes),
+            task=built_from["task"],
+            num_classes=len(built_from["classes"]),
             head=HeadConfig.from_dict(built_from["head"]),
-            options="" if classifier.backbone is not None else _PIPELINE_OPTION,
+            options="" if built_from["config"] is not None else _PIPELINE_OPTION,
         )
         card.write_text(content, encoding="utf-8")
-    hub.write_json(config, {"classifier_type": _TYPE, **built_from, "training": training})
+    write_json(config, {"classifier_type": _TYPE, **built_from, "training": training})
 
 
-def load_classifier(
-    kind: type[Classifier], model_id: str | Path, **options: Unpack[hub.HubOptions]
-) -> Classifier:
-    """Build a classifier of what `save_classifier` wrote, strictly.
+class SavedClassifier(NamedTuple):
+    """What `save_classifier` wrote."""
+
+    arguments: dict[str, Any]
+    """What to make the classifier with."""
+    weights: Path
+    """The file of its weights, as `load_strictly` takes it."""
+
+
+def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> SavedClassifier:
+    """Find a classifier's folder and read what it is made with.
 
     Args:
-        kind: The class to build.
         model_id: The path of a local folder, or a repository's id on the Hub.
         **options: How to fetch from the Hub.
 
     Raises:
         FileNotFoundError: There is no such folder, or it lacks a file.
-        ValueError: It holds no classifier, or one that does not fit its config.
+        ValueError: It holds no classifier.
     """
     files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME, hub.FEATURE_CONFIG_NAME)
     folder = hub.find_folder(model_id, files, **options)
     path = folder / hub.CONFIG_NAME
-    values: dict[str, Any] = hub.read_json(path)
+    values: dict[str, Any] = read_json(path)
     found = values.pop("classifier_type", None)
     if found != _TYPE:
         raise ValueError(
@@ -113,7 +120,6 @@ def load_classifier(
             f"Expected {', '.join(_BUILT_FROM)} in {str(path)!r}, got {', '.join(values)}"
         )
     extractor = VGGishFeatureExtractor.from_pretrained(folder)
-    with torch.device("meta"):
-        classifier = kind(**values, feature_config=extractor.config)
-    load_strictly(classifier, folder / hub.WEIGHTS_NAME)
-    return classifier
+    return SavedClassifier(
+        {**values, "feature_config": extractor.config}, folder / hub.WEIGHTS_NAME
+    )

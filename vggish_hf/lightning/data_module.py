@@ -7,8 +7,8 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vggish_hf.lightning.batches import Task
-from vggish_hf.lightning.sampling import BalancedSampler
+from vggish_hf.training.batches import Task
+from vggish_hf.training.sampling import BalancedSampler
 
 
 class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped

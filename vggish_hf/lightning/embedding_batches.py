@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from vggish_hf.audioset import AudioSetEmbeddingsDataset
 from vggish_hf.audioset._datasets import datasets
-from vggish_hf.audioset.sequence_example import EMBEDDING_SIZE
-from vggish_hf.lightning.batches import EmbeddingBatch
+from vggish_hf.audioset.released.records import EMBEDDING_SIZE
+from vggish_hf.training.batches import EmbeddingBatch
 
 
 class EmbeddingBatches(Dataset[EmbeddingBatch]):

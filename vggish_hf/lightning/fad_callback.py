@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from vggish_hf.feature_extraction.resampling import check_sampling_rate
+from vggish_hf._checks import check_sampling_rate
 from vggish_hf.metrics import (
     EmbeddingStatistics,
     PresetName,

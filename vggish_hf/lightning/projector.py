@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.lightning.classified import EvaluatedBatch
 from vggish_hf.lightning.classifier import VGGishClassifier
-from vggish_hf.lightning.clip_sample import ClipSample
-from vggish_hf.lightning.pictures import draw_confusion, draw_map
+from vggish_hf.plotting import draw_confusion, draw_map
+from vggish_hf.training.clip_sample import ClipSample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

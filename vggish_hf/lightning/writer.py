@@ -15,7 +15,7 @@ from torch import nn
 from vggish_hf._version import __version__
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.lightning._predictions import ClipAssembler, read_prediction
-from vggish_hf.output_folder import EmbeddingFolder
+from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.pipeline import VGGishOutput
 
 # So many rows end a part of however few clips: 64 MiB of float32.

@@ -17,12 +17,12 @@ from vggish_hf.metrics.presets import PRESETS as PRESETS
 from vggish_hf.metrics.presets import ClipEmbedder as ClipEmbedder
 from vggish_hf.metrics.presets import Preset as Preset
 from vggish_hf.metrics.presets import PresetName as PresetName
-from vggish_hf.metrics.provenance import provenance_differences as provenance_differences
 from vggish_hf.metrics.scoring import ClipScore as ClipScore
 from vggish_hf.metrics.scoring import FadResult as FadResult
 from vggish_hf.metrics.scoring import frechet_audio_distance as frechet_audio_distance
 from vggish_hf.metrics.statistics import EmbeddingStatistics as EmbeddingStatistics
 from vggish_hf.metrics.statistics import SmallSampleWarning as SmallSampleWarning
+from vggish_hf.provenance import provenance_differences as provenance_differences
 
 if TYPE_CHECKING:
     from vggish_hf.metrics.audio_distance import FrechetAudioDistance as FrechetAudioDistance

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from vggish_hf.audio import AudioSource
 from vggish_hf.inputs import find_inputs, readable_id
-from vggish_hf.metrics.embedding_files import EmbeddingFile
 from vggish_hf.metrics.presets import ClipEmbedder
 from vggish_hf.metrics.statistics import EmbeddingStatistics
+from vggish_hf.outputs.reading import EmbeddingFile
 
 #: A set of clips: a folder of audio, a glob, a `.txt` list, an audio file; a Parquet file of
 #: embeddings (or a glob of several); a `.npz` file of statistics; a list of audio sources or of

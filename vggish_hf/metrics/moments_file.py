@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.metrics.frechet import Array
 
 # Thirty times the size of VGGish's: a file from elsewhere must not fill the memory.

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vggish_hf._checks import check_choice, check_sampling_rate
 from vggish_hf.audio import AudioSource
-from vggish_hf.configuration import Padding, check_choice
+from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.feature_extraction.resampling import check_sampling_rate, resample_blocks
-from vggish_hf.metrics.provenance import weights_sha256
+from vggish_hf.feature_extraction.resampling import resample_blocks
 from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
+from vggish_hf.provenance import weights_sha256
 
 PresetName = Literal["default", "google", "google-int16", "gudgud", "fadtk"]
 

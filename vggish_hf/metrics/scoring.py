@@ -18,9 +18,9 @@ from vggish_hf.metrics.infinity import (
     fad_infinity,
 )
 from vggish_hf.metrics.presets import ClipEmbedder, PresetName
-from vggish_hf.metrics.provenance import provenance_differences
 from vggish_hf.metrics.statistics import EmbeddingStatistics
 from vggish_hf.pipeline import VGGishPipeline
+from vggish_hf.provenance import provenance_differences
 
 
 class ClipScore(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from vggish_hf.metrics.frechet import Array, frechet_distance
 from vggish_hf.metrics.moments_file import read_moments, write_moments
-from vggish_hf.metrics.provenance import provenance_differences
+from vggish_hf.provenance import provenance_differences
 
 # Rows that are cast to float64 at once: 8 MiB of 128 columns.
 _CHUNK_ROWS = 8192

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vggish_hf._files import unfinished_file
+from vggish_hf._runtime.files import unfinished_file
 
 # What the network computes in; 8-bit floats, for one, are storage alone.
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

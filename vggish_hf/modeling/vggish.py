@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggish_hf import hub
+from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.configuration import VGGishConfig
 from vggish_hf.modeling.loading import load_strictly, save_tensors
 from vggish_hf.modeling.postprocessor import VGGishPostprocessor
@@ -179,7 +180,7 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         """
         files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
-        config = VGGishConfig.from_dict(hub.read_json(folder / hub.CONFIG_NAME))
+        config = VGGishConfig.from_dict(read_json(folder / hub.CONFIG_NAME))
         with torch.device("meta"):
             model = cls(config)
         load_strictly(model, folder / hub.WEIGHTS_NAME)
@@ -222,7 +223,7 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         save_tensors(self.state_dict(), save_directory / hub.WEIGHTS_NAME)
         # Last, so that a folder with a config is whole: `save_pretrained` deletes an old one first.
-        hub.write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
+        write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
 
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, **options: Unpack[hub.PushOptions]

@@ -1,0 +1,1 @@
+"""Threads, prefetching, batches and files: nothing here knows of audio."""

@@ -1,0 +1,121 @@
+"""Fill batches across clips of unequal lengths, and give each clip its rows back in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vggish_hf._runtime.threads import TorchThreads
+
+
+@dataclass
+class _Clip:
+    index: int
+    missing: int = 0  # examples handed in whose rows are not back
+    open: bool = True  # whether more examples may come
+    discarded: bool = False
+    rows: Tensor | None = None  # those that are back, and room for more
+    count: int = 0  # of those that are back
+
+    def append(self, rows: Tensor) -> None:
+        """Copy rows behind those that are there.
+
+        In one place that doubles where it is full: thousands of small pieces, between the large
+        ones that the network uses for a moment, would keep the allocator from using those again.
+        """
+        count = self.count + len(rows)
+        if self.rows is None or count > len(self.rows):
+            larger = rows.new_empty((max(count, 2 * self.count), *rows.shape[1:]))
+            if self.rows is not None:
+                larger[: self.count] = self.rows[: self.count]
+            self.rows = larger
+        self.rows[self.count : count] = rows
+        self.count = count
+        self.missing -= len(rows)
+
+    def take(self) -> Tensor | None:
+        """Return the rows, without room for more; None where there were no examples."""
+        if self.rows is None or self.count == len(self.rows):
+            return self.rows
+        return self.rows[: self.count].clone()
+
+
+class Batcher:
+    """Collects examples of one clip after the other and runs a function on full batches.
+
+    Args:
+        function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does a later
+            call, and the batcher is of no use any more.
+        batch_size: Rows of a batch.
+        threads: Where full batches run, one in each and one more waiting. The last one, which
+            may be smaller, runs in the caller's thread, so that one short clip has all of torch's
+            own threads for itself.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], batch_size: int, threads: TorchThreads
+    ) -> None:
+        self._function = function
+        self._batch_size = batch_size
+        self._threads = threads
+        self._clips: deque[_Clip] = deque()
+        self._waiting: list[Tensor] = []
+        self._num_waiting = 0
+        self._running: deque[Future[Tensor]] = deque()
+
+    def start(self, index: int) -> None:
+        """Begin the clip of this index."""
+        self._clips.append(_Clip(index))
+
+    def add(self, examples: Tensor) -> None:
+        """Hand in examples (count, ...) of the clip that was started last."""
+        self._clips[-1].missing += len(examples)
+        self._waiting.append(examples)
+        self._num_waiting += len(examples)
+        while self._num_waiting >= self._batch_size:
+            waiting = torch.cat(self._waiting)
+            batch, rest = waiting[: self._batch_size], waiting[self._batch_size :]
+            self._running.append(self._threads.submit(self._function, batch))
+            self._waiting, self._num_waiting = [rest], len(rest)
+            self._collect(self._threads.count)
+
+    def end(self) -> None:
+        """Say that the clip that was started last has no more examples."""
+        self._clips[-1].open = False
+
+    def discard(self) -> None:
+        """Say that the clip that was started last has failed: it gives no rows at all."""
+        self._clips[-1].open = False
+        self._clips[-1].discarded = True
+
+    def flush(self) -> None:
+        """Run what is waiting, though it fills no batch, and wait for everything."""
+        last = self._function(torch.cat(self._waiting)) if self._num_waiting else None
+        self._waiting, self._num_waiting = [], 0
+        self._collect(0)
+        if last is not None:
+            self._distribute(last)
+
+    def finished(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Take out the clips that have all their rows, in order: index and rows, None for none."""
+        while self._running and self._running[0].done():
+            self._distribute(self._running.popleft().result())
+        while self._clips and not self._clips[0].open and not self._clips[0].missing:
+            clip = self._clips.popleft()
+            if not clip.discarded:
+                yield clip.index, clip.take()
+
+    def _collect(self, most: int) -> None:
+        """Wait until at most so many batches wait for a thread or run."""
+        while len(self._running) > most:
+            self._distribute(self._running.popleft().result())
+
+    def _distribute(self, rows: Tensor) -> None:
+        for clip in self._clips:
+            count = min(clip.missing, len(rows))
+            if count:
+                clip.append(rows[:count])
+                rows = rows[count:]

@@ -1,0 +1,75 @@
+"""What encoded audio may be at most, and the error of audio that cannot be decoded."""
+
+import math
+from dataclasses import dataclass
+
+
+class AudioError(ValueError):
+    """Audio that cannot be decoded; the message says why."""
+
+
+class UnknownFormatError(AudioError):
+    """Audio that libsndfile cannot open, in a container that FFmpeg may know."""
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What encoded audio may be at most; what is more is an AudioError.
+
+    Channels and rate are checked before anything of their size is allocated. The duration is what
+    is really decoded: headers lie. Only the header of a file that is as large as the samples which
+    it claims, as those of uncompressed formats are, is believed at once.
+
+    Args:
+        max_seconds: Duration, seconds; None for any.
+        max_channels: Number of channels.
+        max_sampling_rate: Rate, Hz.
+
+    Raises:
+        ValueError: A value is out of its range.
+
+    Example:
+        >>> AudioLimits(max_seconds=600)
+        AudioLimits(max_seconds=600, max_channels=32, max_sampling_rate=768000)
+    """
+
+    max_seconds: float | None = 43_200.0
+    max_channels: int = 32
+    max_sampling_rate: int = 768_000
+
+    def __post_init__(self) -> None:
+        seconds = self.max_seconds
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 < seconds < math.inf):
+            raise ValueError(
+                f"Expected `max_seconds` to be a positive number, or None for any, got {seconds!r}"
+            )
+        for name in ("max_channels", "max_sampling_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Expected `{name}` to be a positive whole number, got {value!r}")
+
+    def check_format(self, sampling_rate: int, channels: int) -> None:
+        """Raise AudioError unless a clip may have this rate, in Hz, and so many channels."""
+        for unit, value, name in (
+            ("Hz", sampling_rate, "max_sampling_rate"),
+            ("channels", channels, "max_channels"),
+        ):
+            if value > getattr(self, name):
+                raise AudioError(
+                    f"Expected audio of at most {getattr(self, name)} {unit}, got {value}; pass "
+                    f"AudioLimits with a larger `{name}`"
+                )
+
+    def check_duration(self, num_samples: int, sampling_rate: int) -> None:
+        """Raise AudioError unless a clip may be so many samples long."""
+        if self.max_seconds is not None and num_samples > self.max_seconds * sampling_rate:
+            raise AudioError(
+                f"Expected audio of at most {self.max_seconds:.10g} seconds, got "
+                f"{num_samples / sampling_rate:.10g} or more; pass AudioLimits with a larger "
+                "`max_seconds`"
+            )
+
+
+#: Half a day, 32 channels, 768 kHz.
+DEFAULT_LIMITS = AudioLimits()

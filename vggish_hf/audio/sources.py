@@ -1,0 +1,195 @@
+"""Decode audio from a file, bytes or an array, in blocks, so that no length fills the memory."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vggish_hf._checks import MAX_CHANNELS, check_sampling_rate
+from vggish_hf.audio.containers import EncodedContent as EncodedContent
+from vggish_hf.audio.decoders import RawAudio, block_length, open_decoder, open_encoded
+from vggish_hf.audio.decoders import SequentialSoundFile as SequentialSoundFile
+from vggish_hf.audio.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
+from vggish_hf.audio.limits import AudioError as AudioError
+from vggish_hf.audio.limits import AudioLimits as AudioLimits
+
+AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
+
+#: What can be decoded: the path of a file, an encoded file as bytes or as a binary file object, a
+#: pair of an array and its rate, or a row's value of a `datasets.Audio` column, decoded or not.
+AudioSource: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | tuple[AudioArray, int]
+    | Mapping[str, Any]
+)
+
+#: Endings of the files that a folder is searched for.
+AUDIO_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("aac", "aif", "aifc", "aiff", "au", "caf", "flac", "m4a", "mka", "mp2", "mp3", "oga"),
+        *("ogg", "opus", "rf64", "snd", "voc", "w64", "wav", "weba", "wma"),
+        *("avi", "flv", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv"),
+    )
+)
+
+
+class AudioStream(NamedTuple):
+    """A clip that is decoded while it is read."""
+
+    sampling_rate: int
+    """Hz."""
+    blocks: Iterator[Tensor]
+    """Consecutive parts (time,) of the clip, on the CPU, float32 (float64 from a float64 array),
+    its channels averaged; at least one sample in all. Reading them may raise AudioError."""
+
+
+def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> AudioStream:
+    """Open a clip for decoding in blocks of at most twenty seconds and 16 MiB.
+
+    WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows are decoded by soundfile; other
+    containers (m4a, mp4, webm) by torchcodec where the extra `video` is installed, five minutes at
+    once: where such a container rounds its time stamps (mkv, webm), up to one codec frame may be
+    lost or repeated every five minutes.
+
+    Args:
+        source: A path, bytes, a binary file object (read to its end at once), an array with its
+            rate (`(array, rate)` or `{"array": ..., "sampling_rate": ...}`, the array (time,) or
+            (channels, time)), or a row's value of a `datasets.Audio` column, decoded or not.
+        limits: What encoded audio may be at most; arrays are not limited.
+
+    Raises:
+        FileNotFoundError: There is no file at the path.
+        AudioError: The file's format or content cannot be decoded, or is beyond the limits.
+        ValueError: The array's shape, dtype or rate makes no clip.
+        TypeError: The source is none of the above.
+    """
+    encoded = find_encoded(source)
+    if encoded is None:
+        return _open_decoded(source, limits)
+    return mix_to_mono(open_encoded(encoded, limits), limits)
+
+
+def load_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> tuple[Tensor, int]:
+    """Decode a whole clip.
+
+    Args:
+        source: As for `open_audio`.
+        limits: As for `open_audio`.
+
+    Returns:
+        The waveform (time,), float32 (float64 from a float64 array), its channels averaged as the
+        reference does, and its rate in Hz.
+
+    Raises:
+        AudioError: And what else `open_audio` raises.
+
+    Example:
+        >>> waveform, sampling_rate = load_audio((torch.zeros(2, 8000), 16_000))
+        >>> waveform.shape, sampling_rate
+        (torch.Size([8000]), 16000)
+    """
+    stream = open_audio(source, limits)
+    return torch.cat(list(stream.blocks)), stream.sampling_rate
+
+
+def find_encoded(source: Any) -> Path | EncodedContent | None:
+    """Return the encoded file that a source is; None for one that is decoded, or none at all.
+
+    Raises:
+        FileNotFoundError: There is no file at the path.
+        PermissionError: It may not be read.
+        AudioError: What is at the path is no file.
+    """
+    match source:
+        case str() | os.PathLike():
+            return _check_file(Path(source))
+        case bytes() | bytearray() | memoryview():
+            return EncodedContent(source)
+        case (_, _) | {"array": _, "sampling_rate": _}:
+            return None
+        case {"bytes": bytes(content)}:
+            return EncodedContent(content)
+        case {"path": str(name)}:
+            return _check_file(Path(name))
+    # Whole: an exception cannot pass through libsndfile, which would take it for the file's end.
+    if hasattr(source, "read") and isinstance(content := source.read(), bytes):
+        return EncodedContent(content)
+    return None
+
+
+def _check_file(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"Expected an audio file, there is none at {str(path)!r}")
+    if not path.is_file():
+        raise AudioError(f"Expected an audio file, {str(path)!r} is none")
+    path.open("rb").close()  # raises PermissionError, of which libsndfile says "System error"
+    return path
+
+
+def mix_to_mono(raw: RawAudio, limits: AudioLimits) -> AudioStream:
+    """Average a clip's channels, and raise AudioError where it goes on beyond the limits."""
+    return AudioStream(raw.sampling_rate, _mix(raw, limits))
+
+
+def _mix(raw: RawAudio, limits: AudioLimits) -> Iterator[Tensor]:
+    received = 0
+    with closing(raw.blocks) as blocks:
+        for block in blocks:
+            received += len(block)
+            limits.check_duration(received, raw.sampling_rate)
+            yield torch.from_numpy(block).mean(1)
+    if not received:
+        raise AudioError("it holds no samples")
+
+
+def _open_decoded(source: Any, limits: AudioLimits) -> AudioStream:
+    match source:
+        case (array, rate) | {"array": array, "sampling_rate": rate}:
+            return _open_array(array, rate)
+    if hasattr(source, "get_samples_played_in_range"):  # what `datasets` makes of a column's value
+        return mix_to_mono(open_decoder(source, limits), limits)
+    raise TypeError(
+        "Expected audio as a path, bytes, a binary file object, (array, rate) or a dict of "
+        f"`array` and `sampling_rate`, got {type(source).__name__}"
+    )
+
+
+def _open_array(array: AudioArray, rate: int) -> AudioStream:
+    sampling_rate = int(rate) if isinstance(rate, np.integer) else rate
+    check_sampling_rate(sampling_rate)
+    if isinstance(array, np.ndarray):
+        # torch refuses negative strides and foreign byte orders, and warns of read-only memory
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    waveform = torch.as_tensor(array).detach()
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
+        raise ValueError(
+            "Expected an array of shape (time,) or (channels, time) with at least one sample, got "
+            f"shape {tuple(waveform.shape)}"
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"Expected an array of floats in [-1, 1], got {waveform.dtype}; integer PCM is divided "
+            "by its full scale first (int16: 32768)"
+        )
+    channels = 1 if waveform.ndim == 1 else len(waveform)
+    if waveform.shape[-1] <= MAX_CHANNELS < channels:
+        raise ValueError(
+            f"Expected an array of shape (channels, time), got {tuple(waveform.shape)}, which "
+            "looks like (time, channels); pass its transpose"
+        )
+    dtype = torch.promote_types(waveform.dtype, torch.float32)
+    blocks = torch.split(
+        waveform.reshape(channels, -1), block_length(sampling_rate, channels), dim=1
+    )
+    return AudioStream(sampling_rate, (block.to("cpu", dtype).mean(0) for block in blocks))

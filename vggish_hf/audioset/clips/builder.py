@@ -1,0 +1,125 @@
+"""AudioSet's clips, from a segments CSV and audio files, as a `datasets` builder.
+
+The builder stands alone in its module: to stream from the Hub, `datasets` replaces `open`,
+`os.path` and `Path` in the module of every builder.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from vggish_hf.audioset._datasets import datasets
+from vggish_hf.audioset.clips.cutting import read_clips
+from vggish_hf.audioset.clips.index import LeftOut, index_clips, read_left_out, write_left_out
+from vggish_hf.audioset.clips.names import list_sources
+from vggish_hf.audioset.clips.tables import clip_features, clip_tables
+from vggish_hf.audioset.segments import read_segments, split_of
+
+
+class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
+    """Builder of AudioSet's clips with their audio.
+
+    It does all that builders do: `download_and_prepare(num_proc=...)`, `as_dataset()`,
+    `as_streaming_dataset()`. The columns are those of `Segment`, `labels` as `ClassLabel`, and
+    `audio`, a `datasets.Audio`: nothing is decoded until it is asked for, and then by torchcodec;
+    `AudioSetClipsDataset` decodes without it too.
+
+    Every clip is decoded once while it is prepared, and cut out where its file is the whole video
+    (see `vggish_hf.audioset.clips.cutting`). Files of clips alone stay where they are.
+
+    Args:
+        segments: The CSV, see `read_segments`.
+        audio: A folder of audio files, tar archives or Parquet files with `video_id` and `audio`,
+            or one such archive; see `vggish_hf.audioset.clips.names` for their names.
+        split: Name of the split; without it, what the CSV's name says.
+        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
+
+    Attributes:
+        left_out: The clips of the CSV that are missing; once `download_and_prepare` has ended, also
+            those that cannot be decoded. It warns of them.
+
+    Raises:
+        FileNotFoundError: There is no such CSV, folder or archive.
+        ValueError: The CSV is laid out otherwise, or none of its clips is there.
+
+    Example:
+        >>> builder = AudioSetClips("eval_segments.csv", "audio/")  # doctest: +SKIP
+        >>> builder.download_and_prepare()  # doctest: +SKIP
+        >>> builder.as_dataset(split="eval").features["audio"]  # doctest: +SKIP
+        Audio(sampling_rate=None, decode=True, num_channels=None, stream_index=None)
+    """
+
+    VERSION = "1.0.0"  # of the columns: another one, and what the cache holds is made anew
+    DEFAULT_WRITER_BATCH_SIZE = 64
+
+    def __init__(
+        self,
+        segments: str | os.PathLike[str],
+        audio: str | os.PathLike[str],
+        *,
+        split: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._split = split or split_of(segments)
+        self._index = index_clips(read_segments(segments), list_sources(os.path.abspath(audio)))
+        self.left_out = list(self._index.left_out)
+        self._notes: str | None = None  # folder for what processes leave out
+        super().__init__(
+            cache_dir=cache_dir,
+            dataset_name="audioset_clips",
+            # The name of the cache's folder: what has changed is prepared anew.
+            hash=self._index.digest(),
+            data_dir=str(audio),
+            config_name=self._split,
+        )
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=clip_features())
+
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
+        """Say what the split is made of, for `datasets`, which divides the list among processes."""
+        sources = list(range(len(self._index.sources)))
+        return [datasets.SplitGenerator(self._split, gen_kwargs={"sources": sources})]
+
+    def _generate_tables(self, sources: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        left_out: list[LeftOut] = []
+        clips = read_clips(self._index.read(sources), in_memory=False)
+        yield from enumerate(clip_tables(clips, left_out))
+        if self._notes is None:
+            self._warn(left_out)
+        else:
+            write_left_out(f"{self._notes}/{sources[0]}.csv", left_out)
+
+    def download_and_prepare(self, *args: Any, **options: Any) -> None:
+        """Prepare the data, as all builders do; see `left_out` for what is not among them."""
+        with tempfile.TemporaryDirectory() as notes:
+            self._notes = notes
+            try:
+                super().download_and_prepare(*args, **options)
+            finally:
+                self._notes = None
+            unusable = [
+                entry
+                for name in sorted(os.listdir(notes))
+                for entry in read_left_out(f"{notes}/{name}")
+            ]
+        # Beside the data, for whoever finds them in the cache.
+        path = f"{self._output_dir}/left_out.csv"
+        if os.path.exists(path):
+            self.left_out = read_left_out(path)
+        else:
+            self.left_out = [*self._index.left_out, *unusable]
+            write_left_out(path, self.left_out)
+        self._warn(self.left_out)
+
+    def _warn(self, left_out: list[LeftOut]) -> None:
+        if left_out:
+            warnings.warn(
+                f"{self._split}: {len(left_out)} clips are left out, `left_out` of the builder "
+                f"lists them; the first is {left_out[0]}",
+                stacklevel=3,
+            )

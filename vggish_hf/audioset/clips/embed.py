@@ -1,0 +1,221 @@
+"""Embeddings of AudioSet's clips in the format of the release, to stand beside it."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vggish_hf._runtime.files import write_json
+from vggish_hf.audio import AudioSource
+from vggish_hf.audioset.clips.cutting import read_clips
+from vggish_hf.audioset.clips.export import CONFIG as CLIPS
+from vggish_hf.audioset.clips.index import ClipIndex, LeftOut, index_clips
+from vggish_hf.audioset.clips.names import ClipFile, list_sources
+from vggish_hf.audioset.clips.splits import ClipSplit, write_split
+from vggish_hf.audioset.hub_folder import unfinished_file
+from vggish_hf.audioset.labels import AudioSetLabels
+from vggish_hf.audioset.released.export import CONFIG
+from vggish_hf.audioset.released.files import write_release
+from vggish_hf.audioset.released.records import EMBEDDING_SIZE, AudioSetRecord
+from vggish_hf.audioset.released.tables import embedding_features, record_table
+from vggish_hf.audioset.segments import Segment, read_segments, split_of
+from vggish_hf.configuration import VGGishFeatureConfig
+from vggish_hf.pipeline import VGGishPipeline
+
+_ABOUT = """\
+## Embeddings
+
+A row a clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the 527
+classes of AudioSet, whose names the features hold) and `embedding`: 128 uint8 for each 0.96 s,
+VGGish embeddings, PCA-whitened, clipped to [-2, 2] and quantised; `q * 4 / 255 + 4 / 512 - 2`
+undoes that. Made from audio by vggish-hf; the metadata of each file say with which weights.
+"""
+_SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
+
+
+def embed_clips(
+    clips: str | os.PathLike[str],
+    pipeline: VGGishPipeline,
+    folder: str | os.PathLike[str],
+    *,
+    segments: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    file_clips: int = 2048,
+) -> dict[str, ClipSplit]:
+    """Embed clips, a row for each 0.96 s, quantised to uint8, and write them twice.
+
+    - Parquet files and a card, as configuration `embeddings`; what an earlier run has written of
+      these is not made again.
+    - TFRecord files `{split}/XX.tfrecord`, made of the former; see
+      `vggish_hf.audioset.released.files`.
+
+    A clip of ten seconds has ten rows. A file that is longer than its clip gives no more rows than
+    the clip's length does.
+
+    Args:
+        clips: The folder that `export_clips` wrote; or, with `segments`, the audio.
+        pipeline: What embeds them.
+        folder: The folder to write to, made if need be.
+        segments: The CSV, where `clips` is audio; see `AudioSetClips`.
+        split: Name of the split; without it, all of `clips`, or what the CSV's name says.
+        batch_size: Examples that the network takes at once.
+        num_workers: Clips that are decoded at once.
+        file_clips: How many clips make up one Parquet file, which is what an interruption costs.
+
+    Returns:
+        The splits, by name.
+
+    Raises:
+        FileNotFoundError: There is no such folder, archive or CSV.
+        ValueError: There is no such split or none of its clips; the pipeline does not embed as the
+            release does; or the folder has files that were made from something else.
+    """
+    _check_pipeline(pipeline)
+    if segments is not None:
+        index = index_clips(read_segments(segments), list_sources(clips))
+        indices = {split or split_of(segments): index}
+    else:
+        indices = find_exported(Path(clips))
+        if split is not None:
+            if split not in indices:
+                raise ValueError(f"Expected a split among {', '.join(indices)}, got {split!r}")
+            indices = {split: indices[split]}
+    folder = Path(folder)
+    provenance = pipeline.provenance("uint8")
+
+    def make_tables(files: Iterator[ClipFile], left_out: list[LeftOut]) -> Iterator[pa.Table]:
+        records = list(_embed(files, pipeline, left_out, batch_size, num_workers))
+        if records:
+            yield record_table(records)
+
+    embedded = {}
+    for name, index in indices.items():
+        embedded[name] = write_split(
+            index,
+            make_tables,
+            folder,
+            CONFIG,
+            name,
+            schema=embedding_features().arrow_schema,
+            made_from=provenance,
+            file_clips=file_clips,
+            about=_ABOUT,
+        )
+        write_release(embedded[name].files, folder / name)
+        with unfinished_file(folder / name / "provenance.json") as unfinished:
+            write_json(unfinished, provenance)
+    return embedded
+
+
+def find_exported(folder: Path) -> dict[str, ClipIndex]:
+    """Find the clips that `export_clips` wrote into a folder.
+
+    Returns:
+        The clips by split.
+
+    Raises:
+        ValueError: There are none, or a file has other columns or values.
+    """
+    paths: dict[str, list[Path]] = {}
+    for path in sorted((folder / CLIPS).glob("*.parquet")):
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match is not None:
+            paths.setdefault(match["split"], []).append(path)
+    if not paths:
+        raise ValueError(
+            f"Expected a folder that `export-clips` wrote, {str(folder)!r} has no "
+            f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV beside them"
+        )
+    indices = {}
+    for split, shards in paths.items():
+        segments: dict[str, Segment] = {}
+        for path in shards:
+            segments.update(_read_segments(path))
+        indices[split] = index_clips(segments, shards, are_cut=True)
+    return indices
+
+
+def _read_segments(path: Path) -> dict[str, Segment]:
+    """Read the columns of an exported file that are no audio."""
+    names = [field.name for field in fields(Segment)]
+    classes = len(AudioSetLabels())
+    segments = {}
+    try:
+        for row in pq.read_table(path, columns=names).select(names).to_pylist():
+            row["labels"] = tuple(row["labels"])
+            segment = Segment(**row)
+            if not all(0 <= label < classes for label in segment.labels):
+                raise ValueError(f"Expected labels of 0 to {classes - 1}, got {segment.labels}")
+            segments[segment.video_id] = segment
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Expected {path} to be a file of `export-clips`: {error}") from error
+    return segments
+
+
+def _check_pipeline(pipeline: VGGishPipeline) -> None:
+    released = VGGishFeatureConfig().example_hop_seconds
+    hop = pipeline.extractor.config.example_hop_seconds
+    size = pipeline.model.config.embedding_size
+    if hop != released or size != EMBEDDING_SIZE:
+        raise ValueError(
+            f"Expected a model of {EMBEDDING_SIZE} dimensions, an example each {released} s, as "
+            f"the release has them; got {size}, each {hop} s"
+        )
+    if pipeline.model.postprocessor is None:
+        raise ValueError(
+            "Expected a model with a post-processor, which makes the release's uint8; convert the "
+            "checkpoint with its PCA file (`vggish-hf convert --pca`)"
+        )
+
+
+def _embed(
+    files: Iterable[ClipFile],
+    pipeline: VGGishPipeline,
+    left_out: list[LeftOut],
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[AudioSetRecord]:
+    waiting: dict[int, Segment] = {}  # those that are with the pipeline, by position
+    positions = count()
+
+    def contents() -> Iterator[AudioSource]:
+        clips = read_clips(files, in_memory=False, verify=False, num_workers=num_workers)
+        for clip in clips:
+            if isinstance(clip, LeftOut):
+                left_out.append(clip)
+            else:
+                waiting[next(positions)] = clip.segment
+                yield clip.content
+
+    def note(position: int, _content: AudioSource, error: Exception) -> None:
+        left_out.append(LeftOut(waiting.pop(position).video_id, str(error)))
+
+    outputs = pipeline.stream(
+        contents(),
+        postprocess="uint8",
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_error=note,
+    )
+    config = pipeline.extractor.config
+    for output in outputs:
+        segment = waiting.pop(output.index)
+        most = config.num_examples(round(segment.duration * config.sampling_rate))
+        rows = output.embeddings[: max(most, 1)].numpy()
+        if len(rows):
+            yield AudioSetRecord(
+                segment.video_id,
+                segment.start_time_seconds,
+                segment.end_time_seconds,
+                segment.labels,
+                rows,
+            )
+        else:
+            left_out.append(LeftOut(segment.video_id, "it is shorter than one example"))

@@ -1,0 +1,110 @@
+"""AudioSet's clips as a torch data set: waveforms, whether torchcodec is installed or not."""
+
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from vggish_hf.audio import AudioError, load_audio
+from vggish_hf.audioset._datasets import datasets
+from vggish_hf.audioset.clips.tables import clip_features
+from vggish_hf.feature_extraction.resampling import resample
+
+
+class AudioClip(TypedDict):
+    """A clip: see `AudioSetClipsDataset`."""
+
+    video_id: str
+    start_time_seconds: float
+    end_time_seconds: float
+    waveform: Tensor
+    sampling_rate: int
+    target: Tensor
+
+
+class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
+    """AudioSet's clips as waveforms, decoded when they are asked for, with random access.
+
+    Args:
+        dataset: A split that `AudioSetClips` has prepared, or one of what `export_clips` wrote,
+            opened by `datasets.load_dataset`; filtered or shuffled at will.
+        sampling_rate: The rate that all waveforms are brought to, Hz; None to leave each at its
+            own.
+        seconds: The length that they are cut or filled with zeros to, so that they make batches;
+            without it, each keeps its own.
+
+    Raises:
+        ValueError: `dataset` has other columns, or is a streaming one.
+
+    Shape:
+        - `waveform`: `(time,)`, float32, channels averaged
+        - `target`: `(527,)`, float32, 1 for each of the clip's labels
+
+    Example:
+        >>> loader = torch.utils.data.DataLoader(  # doctest: +SKIP
+        ...     AudioSetClipsDataset(dataset, seconds=10), batch_size=32, num_workers=4
+        ... )
+    """
+
+    def __init__(
+        self,
+        dataset: "datasets.Dataset",
+        *,
+        sampling_rate: int | None = 16_000,
+        seconds: float | None = None,
+    ) -> None:
+        if not isinstance(dataset, datasets.Dataset):
+            raise ValueError(
+                f"Expected a datasets.Dataset, got {type(dataset).__name__}; pass one split, and "
+                "no streaming one"
+            )
+        features = clip_features()
+        for name, feature in features.items():
+            found = dataset.features.get(name)
+            # Its options are for torchcodec, which does not decode here.
+            if found != feature and not (isinstance(found, datasets.Audio) and name == "audio"):
+                raise ValueError(
+                    f"Expected the columns of `clip_features()`, got for `{name}` {found}"
+                )
+        self.sampling_rate = sampling_rate
+        self.seconds = seconds
+        # Arrow is what is stored, the audio encoded.
+        self._dataset = dataset.with_format("arrow", columns=list(features))
+        self._classes = features["labels"].feature.num_classes
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> AudioClip:
+        """Decode a clip.
+
+        Raises:
+            AudioError: It cannot be decoded.
+            IndexError: There is no such clip.
+        """
+        (row,) = self._dataset[index].to_pylist()
+        target = torch.zeros(self._classes)
+        target[row["labels"]] = 1
+        waveform, sampling_rate = self._decode(row)
+        return AudioClip(
+            video_id=row["video_id"],
+            start_time_seconds=row["start_time_seconds"],
+            end_time_seconds=row["end_time_seconds"],
+            waveform=waveform,
+            sampling_rate=sampling_rate,
+            target=target,
+        )
+
+    def _decode(self, row: dict[str, Any]) -> tuple[Tensor, int]:
+        try:
+            waveform, sampling_rate = load_audio(row["audio"])
+        except AudioError as error:
+            raise AudioError(f"{row['video_id']}: {error}") from error
+        if self.sampling_rate is not None:
+            waveform = resample(waveform, sampling_rate, self.sampling_rate)
+            sampling_rate = self.sampling_rate
+        if self.seconds is None:
+            return waveform, sampling_rate
+        missing = round(self.seconds * sampling_rate) - len(waveform)
+        # It cuts where that is negative.
+        return torch.nn.functional.pad(waveform, (0, missing)), sampling_rate

@@ -1,0 +1,1 @@
+"""The embeddings of AudioSet as Google released them."""

@@ -1,0 +1,10 @@
+"""Which clips files, folders, globs, lists, archives, tables and URLs hold."""
+
+from vggish_hf.inputs.clip import MAX_CLIP_BYTES as MAX_CLIP_BYTES
+from vggish_hf.inputs.clip import Clip as Clip
+from vggish_hf.inputs.clip import readable_id as readable_id
+from vggish_hf.inputs.containers import CONTAINER_EXTENSIONS as CONTAINER_EXTENSIONS
+from vggish_hf.inputs.listing import find_clips as find_clips
+from vggish_hf.inputs.listing import find_inputs as find_inputs
+from vggish_hf.inputs.search import SkipHandler as SkipHandler
+from vggish_hf.inputs.search import SkipReason as SkipReason

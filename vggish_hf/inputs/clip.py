@@ -1,0 +1,75 @@
+"""A clip: a file of its own, a member of a tar or a row of a Parquet file, here or behind a URL."""
+
+import os
+from dataclasses import dataclass
+
+from vggish_hf.inputs.stores import (
+    StoredFile,
+    check_size,
+    is_url,
+    read_file,
+    read_range,
+)
+
+#: The most bytes that a clip may have where it is held in memory.
+MAX_CLIP_BYTES = 1 << 30  # a process that decodes holds it twice, and may have four of these
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Where the audio of a clip lies; small, and made of nothing but text and numbers.
+
+    Args:
+        id: Its name in outputs.
+        path: The file that holds it, a local path or a URL.
+        member: In a tar the member's name, in a Parquet file the row's number.
+        offset: In a tar, the byte where the member's content starts.
+        size: In a tar, the bytes that the member has.
+        problem: Why it cannot be read, where that is known already.
+    """
+
+    id: str
+    path: str
+    member: str | None = None
+    offset: int | None = None
+    size: int | None = None
+    problem: str | None = None
+
+    def load(self, max_bytes: int = MAX_CLIP_BYTES) -> str | bytes:
+        """Make it ready for `open_audio`; in any thread or process.
+
+        Args:
+            max_bytes: The most that is held in memory.
+
+        Returns:
+            The path of a local file, and of any other clip what the file would hold.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It has more than `max_bytes`, or a problem.
+
+        Example:
+            >>> Clip("a.wav", "a.wav").load()
+            'a.wav'
+        """
+        if self.problem is not None:
+            raise ValueError(self.problem)
+        file = StoredFile(self.path, self.id)
+        if self.member is None:
+            return read_file(file, max_bytes) if is_url(self.path) else self.path
+        if self.offset is None or self.size is None:
+            from vggish_hf.inputs.tables import read_row
+
+            return read_row(file, int(self.member), max_bytes)
+        check_size(self.id, self.size, max_bytes)
+        return read_range(file, self.offset, self.size)
+
+
+def readable_id(path: str) -> str:
+    r"""A path as text: bytes that are no UTF-8 are escaped.
+
+    Example:
+        >>> readable_id(os.fsdecode(b"caf\xe9.wav"))
+        'caf\\xe9.wav'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

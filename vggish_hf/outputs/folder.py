@@ -1,0 +1,300 @@
+"""Embeddings as a folder of Parquet files that many processes write, and that can be gone on with.
+
+    .embeddings.json                      weights, options, size: what all files have in common
+    part-00000-00000-1f0c93ab.parquet     whole clips: rank, number and what keeps names apart
+    part-8f14e45fceea167a.parquet         whole clips: what their ids hash to, see `part_name`
+    .left-out.part-00000-….jsonl          clips that gave no rows, and why
+
+`pyarrow.dataset`, `pandas.read_parquet` and `datasets.load_dataset("parquet", data_dir=...)` open
+the folder as one table, with the columns of `vggish_hf.outputs`: they pass over names with a dot.
+"""
+
+import hashlib
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggish_hf._runtime.files import read_json, unfinished_file, write_json
+from vggish_hf.outputs.formats import open_output
+from vggish_hf.outputs.parts import drop_clips, find_repeated, merge_parts, read_ids
+from vggish_hf.pipeline import VGGishOutput
+
+_MANIFEST = ".embeddings.json"
+_MERGED = "embeddings.parquet"
+_LEFT_OUT = ".left-out.jsonl"
+_MODEL, _WEIGHTS = "provenance.model", "provenance.weights_sha256"
+_UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
+
+
+def part_name(ids: Iterable[str]) -> str:
+    """Name a part after the clips in it, so that one that is made again replaces itself.
+
+    Args:
+        ids: The clips that the part embeds and those that it leaves out, in any order.
+
+    Example:
+        >>> part_name(["b.wav", "a.wav"])
+        'part-3098e7062d09a10e'
+    """
+    return f"part-{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:16]}"
+
+
+class EmbeddingFolder:
+    """A folder of embeddings, each file of which appears whole or not at all.
+
+    Any number of processes on any number of machines may write parts at the same time; the last
+    one calls `finish`. All that is known is on disk: a copy in another process is as good.
+
+    Args:
+        path: The folder, which `start` makes if need be.
+
+    Raises:
+        ValueError: There is something else.
+
+    Example:
+        >>> import tempfile
+        >>> from vggish_hf import VGGishOutput
+        >>> out = VGGishOutput(torch.zeros(2, 128), torch.tensor([0.0, 0.96]))
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     folder = EmbeddingFolder(path)
+        ...     folder.start({"model": "org/vggish"}, 128, torch.float32)
+        ...     folder.write_part({"a.wav": out}, failed={"b.wav": "it holds no samples"})
+        ...     print(folder.finish(), list(folder.ids()), folder.failed())
+        1 ['a.wav'] {'b.wav': 'it holds no samples'}
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._manifest_path = self.path / _MANIFEST
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ValueError(f"Expected a folder, {str(path)!r} is a file")
+        # Listed first: another process may be making the manifest, which precedes the parts.
+        foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        if foreign and not self._manifest_path.exists():
+            raise ValueError(
+                f"Expected a folder of embeddings, or an empty or new one, {str(path)!r} has other "
+                f"content, such as {min(foreign)!r}; choose another"
+            )
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What `start` was given, or None before its first call."""
+        return read_json(self._manifest_path) if self._manifest_path.exists() else None
+
+    @property
+    def left_out_path(self) -> Path:
+        """The JSON Lines that `finish` writes: `id`, and as `reason` why it failed.
+
+        The reason is null for a clip that holds no whole example; it has not failed.
+        """
+        return self.path / _LEFT_OUT
+
+    def check(self, provenance: Mapping[str, Any]) -> None:
+        """Raise ValueError, with what differs, if the folder was made from something else."""
+        self._compare({"provenance": dict(provenance)})
+
+    def start(self, provenance: Mapping[str, Any], embedding_size: int, dtype: torch.dtype) -> None:
+        """Make the folder, or make sure that one that is there goes on in the same way.
+
+        Args:
+            provenance: What the embeddings come from, see `VGGishPipeline.provenance`; JSON
+                values, and nothing that may change from one run to the next.
+            embedding_size: Width of an embedding.
+            dtype: `torch.float32` or `torch.uint8`.
+
+        Raises:
+            ValueError: The folder was made from something else; the message lists what differs.
+        """
+        manifest = {
+            "embedding_size": embedding_size,
+            "dtype": str(dtype).removeprefix("torch."),
+            "provenance": dict(provenance),
+        }
+        if not self._manifest_path.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Processes that start at the same time write the same; `unfinished_file` would delete
+            # what another is writing.
+            unfinished = self.path / f"{_MANIFEST}.{secrets.token_hex(4)}.unfinished"
+            write_json(unfinished, manifest)
+            unfinished.replace(self._manifest_path)
+        self._compare(manifest)
+
+    def ids(self) -> Iterator[str]:
+        """List the clips that need not be embedded again, read from the files as it goes on.
+
+        They have rows, or no whole example. Those that failed may be tried again: they are none.
+        A clip that two processes have embedded comes twice until `finish`.
+        """
+        for part in self._parts():
+            yield from read_ids(part)
+        for clip, reason in self._left_out().items():
+            if reason is None:
+                yield clip
+
+    def failed(self) -> dict[str, str]:
+        """Collect the clips that failed and have not been embedded since, and why."""
+        failed = {clip: reason for clip, reason in self._left_out().items() if reason is not None}
+        if failed:
+            for part in self._parts():
+                for clip in read_ids(part):
+                    failed.pop(clip, None)
+        return failed
+
+    def write_part(
+        self,
+        clips: Mapping[str, VGGishOutput],
+        failed: Mapping[str, str] | None = None,
+        *,
+        rank: int = 0,
+        name: str | None = None,
+    ) -> None:
+        """Write whole clips to a new file, which appears when all of them are in it.
+
+        Args:
+            clips: Their outputs by id, those without an example too.
+            failed: Those that could not be embedded, each with the reason.
+            rank: Which process this is; a part of the file's name, so that parts of one process
+                stand together.
+            name: The file's name, as `part_name` gives it, in place of one that no other has; a
+                part of that name is replaced.
+
+        Raises:
+            ValueError: `start` was never called, or an output has another size or dtype than it
+                was told.
+            OSError: It cannot be written; what is in the folder stays as it is.
+        """
+        manifest = self.manifest
+        if manifest is None:
+            raise ValueError(f"Expected `start` before `write_part`, {str(self.path)!r} is new")
+        name = name or self._new_name(rank)
+        left_out = {
+            **{clip: None for clip, output in clips.items() if not len(output.embeddings)},
+            **(failed or {}),
+        }
+        embedded = sorted(clip for clip, output in clips.items() if len(output.embeddings))
+        # In a folder of its own: two processes may write the same part, one of which was given up.
+        with tempfile.TemporaryDirectory(
+            dir=self.path, prefix=f".{name}.", suffix=".unfinished"
+        ) as unfinished:
+            rows, lines = Path(unfinished, "rows.parquet"), Path(unfinished, "left-out.jsonl")
+            if embedded:
+                dtype = getattr(torch, manifest["dtype"])
+                size, provenance = manifest["embedding_size"], manifest["provenance"]
+                with open_output(rows, size, dtype, provenance) as write:
+                    for clip in embedded:
+                        write(clip, clips[clip])
+            if left_out:
+                _write_lines(lines, left_out)
+                lines.replace(self.path / f".left-out.{name}.jsonl")
+            if embedded:
+                rows.replace(self.path / f"{name}.parquet")
+
+    def finish(self, *, merge: bool = False) -> int:
+        """Put the folder in order, when no process writes any more.
+
+        Of a clip that several parts have, one keeps it; what was left out is put into one file;
+        what killed processes have left behind is deleted. May be interrupted and repeated.
+
+        Args:
+            merge: Make one file, `embeddings.parquet`, sorted by id, of all parts.
+
+        Returns:
+            How many clips have rows.
+        """
+        embedded, repeated = find_repeated(self._parts())
+        for part, clips in repeated.items():
+            drop_clips(part, clips)
+        parts = self._parts()
+        merged = self.path / _MERGED
+        if merge and set(parts) - {merged}:
+            merge_parts(parts, merged)
+            for part in set(parts) - {merged}:
+                part.unlink()
+        self._finish_left_out()
+        for stale in self.path.glob(_UNFINISHED):
+            if stale.is_dir():
+                shutil.rmtree(stale)
+            else:
+                stale.unlink()
+        return embedded
+
+    def _new_name(self, rank: int) -> str:
+        number = sum(1 for _ in self.path.glob(f"part-{rank:05}-*.parquet"))
+        # The same number may be taken by a run at the same time, or may have been by one before.
+        return f"part-{rank:05}-{number:05}-{secrets.token_hex(4)}"
+
+    def _finish_left_out(self) -> None:
+        paths = self._left_out_paths()
+        if not paths:
+            return
+        left_out = self._left_out()
+        for part in self._parts():
+            for clip in read_ids(part):
+                left_out.pop(clip, None)
+        if left_out:
+            _write_lines(self.left_out_path, left_out)
+        for path in paths:
+            if path != self.left_out_path or not left_out:
+                path.unlink()
+
+    def _parts(self) -> list[Path]:
+        return [*self.path.glob(_MERGED), *sorted(self.path.glob("part-*.parquet"))]
+
+    def _left_out_paths(self) -> list[Path]:
+        parts = self.path.glob(".left-out.part-*.jsonl")
+        # The newest last: it is the one that counts.
+        return [
+            *self.path.glob(_LEFT_OUT),
+            *sorted(parts, key=lambda path: (path.stat().st_mtime_ns, path)),
+        ]
+
+    def _left_out(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for path in self._left_out_paths():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                found[entry["id"]] = entry["reason"]
+        return found
+
+    def _compare(self, given: Mapping[str, Any]) -> None:
+        manifest = self.manifest
+        if manifest is None:
+            return
+        there = _flatten({key: manifest.get(key) for key in given})
+        here = _flatten(json.loads(json.dumps(given)))
+        if here.get(_WEIGHTS) is not None:
+            # The same weights may go by another name.
+            for values in (there, here):
+                values.pop(_MODEL, None)
+        differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        if differing:
+            lines = (f"\n  {key}: {there.get(key)!r}, now {here.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"Expected the weights and options that {str(self.path)!r} was made with; write to "
+                f"another folder. What differs:{''.join(lines)}"
+            )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name the values of nested objects by all of their keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _write_lines(path: Path, left_out: Mapping[str, str | None]) -> None:
+    with unfinished_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for clip in sorted(left_out):
+            file.write(json.dumps({"id": clip, "reason": left_out[clip]}) + "\n")

@@ -1,0 +1,76 @@
+"""Write embeddings to one file, clip by clip, with their provenance; whole or not at all.
+
+- `.parquet`: a row an example, with `id`, `example` (its number in the clip), `start_seconds` and
+  `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
+- `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
+- `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored, with the
+  id as `video_id` and no labels; `vggish_hf.audioset.parse_audioset` reads it. Provenance in
+  FILE.json.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggish_hf.outputs.npz import write_npz
+from vggish_hf.outputs.parquet import write_parquet
+from vggish_hf.outputs.schema import WriteClip, embedding_schema
+from vggish_hf.outputs.tfrecord import write_tfrecord
+from vggish_hf.pipeline import VGGishOutput
+
+
+@contextmanager
+def open_output(
+    path: Path, embedding_size: int, dtype: torch.dtype, provenance: dict[str, Any]
+) -> Iterator[WriteClip]:
+    """Open a file of embeddings, of the format that its ending names.
+
+    Args:
+        path: The file, `.parquet`, `.npz` or `.tfrecord`.
+        embedding_size: Width of an embedding.
+        dtype: What will be written, `torch.float32` or `torch.uint8`.
+        provenance: What the embeddings come from, see `VGGishPipeline.provenance`.
+
+    Yields:
+        A function that writes a clip's output under an id. The file is at its place once the
+        context has ended without an exception, and not before; it replaces one that is there.
+
+    Raises:
+        ValueError: The ending is unknown, the format does not hold the dtype, or an output is not
+            of the size or the dtype that was announced (float64 is stored as float32).
+    """
+    check_output(path, dtype)
+    schema = embedding_schema(embedding_size, dtype, json.dumps(provenance))
+    with _WRITERS[path.suffix](path, schema) as write_checked:
+
+        def write(clip: str, output: VGGishOutput) -> None:
+            embeddings = output.embeddings
+            is_other_kind = (embeddings.dtype == torch.uint8) != (dtype == torch.uint8)
+            if is_other_kind or embeddings.shape != (len(embeddings), embedding_size):
+                raise ValueError(
+                    f"Expected embeddings of {dtype} and shape (examples, {embedding_size}), got "
+                    f"{embeddings.dtype} and {tuple(embeddings.shape)} of {clip!r}"
+                )
+            write_checked(clip, output)
+
+        yield write
+
+
+def check_output(path: Path, dtype: torch.dtype) -> None:
+    """Raise ValueError unless `open_output` can write `dtype` to `path`."""
+    if path.suffix not in _WRITERS:
+        raise ValueError(
+            f"Expected an output that ends in {', '.join(_WRITERS)}, or in a slash for a folder of "
+            f"Parquet files, got {str(path)!r}"
+        )
+    if path.suffix == ".tfrecord" and dtype != torch.uint8:
+        raise ValueError("Expected uint8 embeddings for .tfrecord; use the post-process `uint8`")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"Expected the name of a file in an existing folder, got {str(path)!r}")
+
+
+_WRITERS = {".parquet": write_parquet, ".npz": write_npz, ".tfrecord": write_tfrecord}

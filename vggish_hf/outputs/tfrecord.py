@@ -1,0 +1,38 @@
+"""Embeddings as TFRecords: a `SequenceExample` per clip, as AudioSet's are released."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vggish_hf._runtime.files import unfinished_file
+from vggish_hf.outputs.schema import METADATA_KEY, WriteClip
+from vggish_hf.pipeline import VGGishOutput
+from vggish_hf.tf_files.features import encode_sequence_example
+from vggish_hf.tf_files.records import RecordWriter
+
+
+@contextmanager
+def write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
+    """Open a TFRecord file for clips, and FILE.json for what made them."""
+    with (
+        unfinished_file(path.with_name(f"{path.name}.json")) as beside,
+        RecordWriter(path) as writer,
+    ):
+
+        def write(clip: str, output: VGGishOutput) -> None:
+            rows = [row.tobytes() for row in output.embeddings.numpy()]
+            # The features of the released records; a clip of one's own has no labels.
+            context: dict[str, Any] = {
+                "video_id": clip.encode(),
+                "start_time_seconds": [0.0],
+                "end_time_seconds": [output.end_seconds],
+                "labels": np.empty(0, np.int64),
+            }
+            writer.write(encode_sequence_example(context, {"audio_embedding": rows}))
+
+        yield write
+        beside.write_bytes(schema.metadata[METADATA_KEY.encode()] + b"\n")

@@ -1,0 +1,1 @@
+"""TensorFlow's files without TensorFlow: TFRecords, `Example` messages, checkpoints."""

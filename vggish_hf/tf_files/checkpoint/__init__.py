@@ -1,0 +1,1 @@
+"""TensorFlow's V1 and V2 checkpoints."""

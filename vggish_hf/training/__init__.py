@@ -1,0 +1,1 @@
+"""What training needs of torch alone: heads, losses, schedules, sampling, augmentation."""
