@@ -30,8 +30,7 @@ from tests.reference import mel_matrix
 from vggish_hf import VGGishConfig, VGGishModel, VGGishOutput, VGGishPipeline
 from vggish_hf.audio import DEFAULT_LIMITS, IsolatedDecoders, load_audio
 from vggish_hf.feature_extraction.resampling import resample
-from vggish_hf.inputs import Clip
-from vggish_hf.jobs.blocks import open_clips
+from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.outputs import open_output
 from vggish_hf.pipeline import Decoder
 
@@ -154,7 +153,7 @@ def main() -> None:
         pipeline = VGGishPipeline.from_pretrained(model_folder)
         model = VGGishModel.from_pretrained(model_folder)
         jobs: dict[str, Job] = {
-            OURS: partial(embed_with_ours, pipeline, open_clips(decoders, DEFAULT_LIMITS)),
+            OURS: partial(embed_with_ours, pipeline, make_decoder(decoders, DEFAULT_LIMITS)),
             "resampy, numpy, torch": partial(embed_as_today, _peers.port(model)),
             "ours, ONNX Runtime": partial(
                 embed_by_onnx, pipeline, _peers.onnx_runtime(model, threads)

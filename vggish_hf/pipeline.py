@@ -18,7 +18,7 @@ from vggish_hf._runtime.batching import Batcher
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
 from vggish_hf._version import __version__
-from vggish_hf.audio import AudioSource, AudioStream, open_audio
+from vggish_hf.audio import AudioSource, Decoder, open_audio
 from vggish_hf.configuration import Padding, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
@@ -27,7 +27,6 @@ from vggish_hf.modeling.inference import InferenceNetworks
 Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
 ErrorHandler = Callable[[int, Any, Exception], None]
-Decoder = Callable[[Any], AudioStream]
 
 # Examples in a part that waits for the network: 0.8 MB of float32.
 _PART_EXAMPLES = 32

@@ -11,9 +11,9 @@ import torch
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.audio import AudioError, AudioLimits, IsolatedDecoders, open_audio
-from vggish_hf.inputs import Clip
+from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.jobs import blocks as blocks_module
-from vggish_hf.jobs.blocks import BlockEmbedder, open_clips, read_blocks
+from vggish_hf.jobs.blocks import BlockEmbedder, read_blocks
 from vggish_hf.outputs.folder import EmbeddingFolder
 
 # Batches of other sizes add in another order.
@@ -191,7 +191,7 @@ def test_closing_it_ends_the_reading(pipeline, make_clip, monkeypatch):
 
 def test_limits_reach_the_decoders(make_clip):
     with IsolatedDecoders() as decoders:
-        open_ = open_clips(decoders, AudioLimits(max_seconds=2))
+        open_ = make_decoder(decoders, AudioLimits(max_seconds=2))
         assert len(torch.cat(list(open_(make_clip("1", 1)).blocks))) == 15_600
         with pytest.raises(AudioError, match="at most 2 seconds"):
             list(open_(make_clip("3", 3)).blocks)

@@ -7,5 +7,6 @@ from vggish_hf.audio.limits import AudioLimits as AudioLimits
 from vggish_hf.audio.sources import AUDIO_EXTENSIONS as AUDIO_EXTENSIONS
 from vggish_hf.audio.sources import AudioSource as AudioSource
 from vggish_hf.audio.sources import AudioStream as AudioStream
+from vggish_hf.audio.sources import Decoder as Decoder
 from vggish_hf.audio.sources import load_audio as load_audio
 from vggish_hf.audio.sources import open_audio as open_audio

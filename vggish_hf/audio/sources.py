@@ -1,7 +1,7 @@
 """Decode audio from a file, bytes or an array, in blocks, so that no length fills the memory."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -52,6 +52,10 @@ class AudioStream(NamedTuple):
     blocks: Iterator[Tensor]
     """Consecutive parts (time,) of the clip, on the CPU, float32 (float64 from a float64 array),
     its channels averaged; at least one sample in all. Reading them may raise AudioError."""
+
+
+#: Opens a clip; what it raises is the clip's fault.
+Decoder: TypeAlias = Callable[[Any], AudioStream]
 
 
 def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> AudioStream:

@@ -17,8 +17,7 @@ from vggish_hf.cli._interrupts import Ending, ending_soon
 from vggish_hf.cli._options import DTYPES, add_model_options, load_pipeline
 from vggish_hf.configuration import Padding
 from vggish_hf.distributed import ClusterError, embed_dataset
-from vggish_hf.inputs import Clip, find_clips
-from vggish_hf.jobs.blocks import open_clips
+from vggish_hf.inputs import Clip, find_clips, make_decoder
 from vggish_hf.jobs.job import EmbeddingSummary
 from vggish_hf.jobs.to_folder import embed_clips_to_folder
 from vggish_hf.outputs import check_output, open_output
@@ -168,7 +167,7 @@ def _embed_to_file(args: argparse.Namespace, output: Path) -> int:
         batch_size=args.batch_size,
         num_workers=args.workers,
         on_error=lambda _index, clip, error: failed.update({clip.id: str(error)}),
-        decode=open_clips(decoders, limits),
+        decode=make_decoder(decoders, limits),
     )
     examples = 0
     with (

@@ -14,13 +14,12 @@ from torch import Tensor
 from vggish_hf.audio import AudioLimits, IsolatedDecoders
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.inputs import Clip
+from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.jobs.blocks import (
     BlockEmbedder,
     EmbeddedBlock,
     ExampleBlock,
     clip_outputs,
-    open_clips,
     read_blocks,
 )
 from vggish_hf.jobs.job import job_provenance
@@ -53,7 +52,7 @@ def read_part(
     blocks = read_blocks(
         clips,
         VGGishFeatureExtractor(config),
-        open_clips(decoders, limits),
+        make_decoder(decoders, limits),
         dtype=dtype,
         num_workers=num_workers,
     )
@@ -95,7 +94,7 @@ class PartEmbedder:
         if output.manifest is None:
             raise ValueError(f"Expected a folder that all machines share, {folder!r} is not here")
         output.check(job_provenance(pipeline, postprocess, limits))
-        decode = open_clips(IsolatedDecoders(), limits)
+        decode = make_decoder(IsolatedDecoders(), limits)
         self._embedder = BlockEmbedder(pipeline, postprocess, batch_size, decode)
 
     def __call__(self, row: Row) -> Row:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from vggish_hf.audio import AudioLimits, Decoder, IsolatedDecoders
 from vggish_hf.inputs.stores import (
     StoredFile,
     check_size,
@@ -73,3 +74,13 @@ def readable_id(path: str) -> str:
         'caf\\xe9.wav'
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def make_decoder(decoders: IsolatedDecoders, limits: AudioLimits) -> Decoder:
+    """Make what opens a `Clip` in decoder processes.
+
+    Args:
+        decoders: The processes.
+        limits: What a clip may be at most.
+    """
+    return lambda clip: decoders.open(clip.load(), limits)

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
-from vggish_hf.audio import AudioLimits, IsolatedDecoders
+from vggish_hf.audio import Decoder
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.inputs import Clip
 from vggish_hf.outputs.folder import EmbeddingFolder, part_name
 from vggish_hf.pipeline import (
-    Decoder,
     Postprocess,
     VGGishOutput,
     VGGishPipeline,
@@ -81,11 +80,6 @@ class EmbeddedBlock:
                 f"Expected to write to {str(folder.path)!r}: {error.strerror or error}; what was "
                 "written before is whole: mend that, and run the same again",
             ) from error
-
-
-def open_clips(decoders: IsolatedDecoders, limits: AudioLimits) -> Decoder:
-    """Make what opens a `Clip` in decoder processes."""
-    return lambda clip: decoders.open(clip.load(), limits)
 
 
 def read_blocks(

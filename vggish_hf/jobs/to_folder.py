@@ -7,12 +7,11 @@ from pathlib import Path
 
 from vggish_hf._checks import check_at_least_one
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
-from vggish_hf.inputs import Clip
+from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.jobs.blocks import (
     BlockEmbedder,
     EmbeddedBlock,
     ExampleBlock,
-    open_clips,
     read_blocks,
 )
 from vggish_hf.jobs.job import EmbeddingJob, EmbeddingSummary, Progress, cut_parts
@@ -57,7 +56,7 @@ def embed_clips_to_folder(
     check_at_least_one(batch_size=batch_size, num_workers=num_workers, part_clips=part_clips)
     job = EmbeddingJob(clips, folder, pipeline, postprocess, limits, progress)
     decoders = IsolatedDecoders()
-    decode = open_clips(decoders, limits)
+    decode = make_decoder(decoders, limits)
     dtype = pipeline.model.dtype
 
     def read() -> Generator[ExampleBlock, None, None]:
