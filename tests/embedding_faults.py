@@ -225,7 +225,7 @@ def kill_readers(path: Path) -> bool:
     found = False
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"_decoder_process" in (process / "cmdline").read_bytes() and any(
+            if b"audio/_worker.py" in (process / "cmdline").read_bytes() and any(
                 entry.readlink() == path for entry in (process / "fd").iterdir()
             ):
                 os.kill(int(process.name), signal.SIGKILL)
