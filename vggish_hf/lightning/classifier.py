@@ -16,6 +16,7 @@ from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource
 from vggish_hf.configuration import FromDict, VGGishConfig, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
+from vggish_hf.lightning.classification_scores import ClassificationScores
 from vggish_hf.lightning.classified import ClassifiedClip, ClassifiedParts, EvaluatedBatch
 from vggish_hf.lightning.classifier_folder import read_classifier, save_classifier
 from vggish_hf.modeling import VGGishModel, VGGishPostprocessor
@@ -28,7 +29,6 @@ from vggish_hf.training.heads import HeadConfig, make_head
 from vggish_hf.training.losses import classification_loss
 from vggish_hf.training.masking import masked_mean
 from vggish_hf.training.schedule import WarmupCosine
-from vggish_hf.training.scores import ClassificationScores
 
 ClipBatch: TypeAlias = WaveformBatch | EmbeddingBatch
 Config = TypeVar("Config", bound=FromDict)

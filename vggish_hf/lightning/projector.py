@@ -9,8 +9,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.lightning.classified import EvaluatedBatch
 from vggish_hf.lightning.classifier import VGGishClassifier
+from vggish_hf.lightning.clip_sample import ClipSample
 from vggish_hf.plotting import draw_confusion, draw_map
-from vggish_hf.training.clip_sample import ClipSample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
