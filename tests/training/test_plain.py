@@ -64,13 +64,18 @@ def test_plain(value, expected):
 
 
 def test_what_has_no_plain_form_is_named():
-    with pytest.raises(ValueError, match=r"Expected `head\['kind'\]\[1\]` to be a number, .* object"):
+    with pytest.raises(
+        ValueError, match=r"Expected `head\['kind'\]\[1\]` to be a number, .* object"
+    ):
         to_plain({"kind": ["a", object()]}, "head")
 
 
 def test_heads():
     config = HeadConfig(
-        np.str_("attention"), hidden_size=np.int64(8), dropout=torch.tensor(0.5), batch_norm=np.True_
+        np.str_("attention"),
+        hidden_size=np.int64(8),
+        dropout=torch.tensor(0.5),
+        batch_norm=np.True_,
     )
     assert config == HeadConfig("attention", hidden_size=8, dropout=0.5, batch_norm=True)
     assert [type(value) for value in vars(config).values()] == [str, int, int, float, bool, int]

@@ -12,11 +12,13 @@ from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling.loading import save_tensors
 from vggish_hf.training.heads import HeadConfig
 
-# What its config calls it, subclasses included: they read each other's.
+# The type in its config, also of subclasses: they read each other's.
 _TYPE = "VGGishClassifier"
 # The hyperparameters that a finished classifier is built from; `feature_config` has its own file.
 _BUILT_FROM = ("classes", "task", "config", "postprocess", "embedding_size", "head")
 _ELSEWHERE = ("feature_config", "pretrained")
+# Not in folders of earlier versions.
+_OPTIONAL = ("embeddings_from",)
 
 _CARD = """\
 ---
@@ -34,10 +36,10 @@ from vggish_hf.lightning import VGGishClassifier
 
 classifier = VGGishClassifier.from_pretrained("org/name")  # this repository
 for clip in classifier.classify(["a.wav", "b.mp3"]{options}):
-    print(classifier.classes[clip.scores.argmax()], clip.scores.max())
+    print(clip.label, clip.top(3))
 ```
 """
-# A head alone needs what embeds as its training data were embedded.
+# A head alone needs the network that embedded its training data.
 _PIPELINE_OPTION = ', pipeline=VGGishPipeline.from_pretrained("google")'
 
 
@@ -59,11 +61,11 @@ def save_classifier(
         OSError: The folder cannot be written to.
     """
     training = dict(hyperparameters)
-    built_from = {name: training.pop(name) for name in _BUILT_FROM}
+    built_from = {name: training.pop(name) for name in (*_BUILT_FROM, *_OPTIONAL)}
     for name in _ELSEWHERE:
         del training[name]
     folder.mkdir(parents=True, exist_ok=True)
-    # First and last, so that a folder with a config is whole.
+    # The config goes first and comes last: a folder that has one is complete.
     config = folder / hub.CONFIG_NAME
     config.unlink(missing_ok=True)
     save_tensors(dict(tensors), folder / hub.WEIGHTS_NAME)
@@ -84,9 +86,9 @@ class SavedClassifier(NamedTuple):
     """What `save_classifier` wrote."""
 
     arguments: dict[str, Any]
-    """What to make the classifier with."""
+    """The arguments to make the classifier with."""
     weights: Path
-    """The file of its weights, as `load_strictly` takes it."""
+    """The file of its weights, for `load_strictly`."""
 
 
 def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> SavedClassifier:
@@ -115,7 +117,7 @@ def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> 
             )
         )
     values.pop("training", None)
-    if values.keys() != set(_BUILT_FROM):
+    if values.keys() - set(_OPTIONAL) != set(_BUILT_FROM):
         raise ValueError(
             f"Expected {', '.join(_BUILT_FROM)} in {str(path)!r}, got {', '.join(values)}"
         )

@@ -1,4 +1,4 @@
-"""Frechet Audio Distance of what a generative model generates, while it is trained."""
+"""Frechet Audio Distance of a generative model's output, while it is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +124,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
         for note in filter(None, (real.small_sample_note(), fake.small_sample_note())):
             self._warn(f"{self.name}: {note}")
         distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-        # Equal in all processes; Lightning warns of what it is not told to synchronise.
+        # Equal in all processes, but Lightning warns without `sync_dist`.
         pl_module.log(self.name, distance, sync_dist=True)
 
     def _find_waveforms(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> Waveforms:

@@ -174,7 +174,9 @@ def mixup(
     if not values.is_floating_point():
         raise ValueError(f"Expected values of floats, got {values.dtype}; dequantize them first")
     if not alpha > 0:
-        raise ValueError(f"Expected `alpha` to be positive, got {alpha}; do not call mixup for none")
+        raise ValueError(
+            f"Expected `alpha` to be positive, got {alpha}; do not call mixup for none"
+        )
     partner = torch.randperm(len(values), device=values.device)
     concentration = torch.full((len(values), 1), alpha, device=values.device)
     weight = torch.distributions.Beta(concentration, concentration).sample()

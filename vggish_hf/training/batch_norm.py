@@ -1,7 +1,7 @@
 """Batch normalisation for training from scratch; in what is saved it is part of the convolutions.
 
-VGGish has no normalisation: nine layers deep, it learns slowly from little data. In evaluation mode a
-normalisation is a scale and an offset for each channel, which a convolution has anyway.
+VGGish has no normalisation: nine layers deep, it learns slowly from little data. In evaluation mode
+a normalisation is a scale and an offset for each channel, which a convolution has anyway.
 """
 
 import copy
