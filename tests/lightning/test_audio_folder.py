@@ -263,10 +263,6 @@ def test_a_file_that_cannot_be_decoded_is_named(folder, num_workers):
             {"fold_pattern": FOLDS, "test_folds": [1, 2], "validation_folds": [3, 4]},
             "Expected folds to train with, all are held out",
         ),
-        (
-            {"fold_pattern": FOLDS, "validation_folds": [1], "validation_fraction": 0.1},
-            "`validation_folds` or `validation_fraction`, got both",
-        ),
         ({"validation_fraction": 0.01}, r"a fraction between 0 and 1 .* got 0\.01 of 8"),
         ({"clip_seconds": 0.0}, r"`clip_seconds` to be positive, got 0\.0"),
         ({"max_seconds": -1.0}, r"`max_seconds` to be positive, got -1\.0"),

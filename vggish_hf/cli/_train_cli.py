@@ -107,8 +107,8 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
             "--checkpoint",
             type=str | None,
             default=None,
-            help="a ModelCheckpoint's file to resume from, or last for the newest one below --output "
-            "(also --ckpt_path)",
+            help="a ModelCheckpoint's file to resume from, or last for the newest one below "
+            "--output (also --ckpt_path)",
         )
         parser.add_argument(
             "--test", type=bool, default=True, help="score the test data, if any, at the end"
@@ -192,7 +192,7 @@ def with_absolute_paths(config: Namespace) -> Namespace:
         name = key.rpartition(".")[2]
         is_model = name == "pretrained" and value not in BUILTIN_MODELS
         if isinstance(value, (str, os.PathLike)) and (
-            name in _PATHS or (is_model and os.path.isdir(value))
+            (name in _PATHS and value != "last") or (is_model and os.path.isdir(value))
         ):
             return os.path.abspath(value)
         return value

@@ -48,8 +48,15 @@ def _with_paths(arguments: Sequence[str]) -> Iterator[str]:
     """Replace the name of a built-in config by its path, and `--ckpt_path` by `--checkpoint`.
 
     Raises:
-        ValueError: There is no such config.
+        ValueError: There is no such config, or options of the data come without their kind.
     """
+    options = [argument.partition("=")[0] for argument in arguments]
+    of_data = next((option for option in options if option.startswith("--data.")), None)
+    if of_data not in (None, "--data.help") and not {"--data", "--config", "-c"} & set(options):
+        raise ValueError(
+            f"Expected --data, the kind of data, beside {of_data}: --data AudioFolderDataModule, or "
+            "a recipe such as --config finetune"
+        )
     previous = ""
     for argument in arguments:
         option, is_pair, value = argument.partition("=")
@@ -135,6 +142,8 @@ def _fit(cli: "TrainCLI", checkpoint: str | None) -> None:
 
 
 def _save(cli: "TrainCLI") -> None:
+    from vggish_hf.cli._train_cli import with_absolute_paths
+
     if cli.config.output is not None:
         cli.model.save_pretrained(cli.config.output)
         config = cli.parser.dump(with_absolute_paths(cli.config))

@@ -24,7 +24,12 @@ from vggish_hf.audioset.released.export import CONFIG as EMBEDDINGS
 from vggish_hf.lightning.data_module import ClipDataModule, identity_collate
 from vggish_hf.lightning.embedding_batches import EmbeddingBatches
 from vggish_hf.outputs.schema import METADATA_KEY
-from vggish_hf.training.batches import WaveformBatch, WaveformClip, collate_waveforms
+from vggish_hf.training.batches import (
+    EmbeddingBatch,
+    WaveformBatch,
+    WaveformClip,
+    collate_waveforms,
+)
 from vggish_hf.training.plain import to_plain
 from vggish_hf.training.sampling import hold_out
 
@@ -161,7 +166,10 @@ class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
     """
 
     _BATCH_SIZE = 256
-    _collate = staticmethod(identity_collate)
+
+    @staticmethod
+    def _collate(clips: EmbeddingBatch) -> EmbeddingBatch:
+        return identity_collate(clips)
 
     @cached_property
     def provenance(self) -> dict[str, Any] | None:  # type: ignore[override] # of its files

@@ -252,7 +252,7 @@ class VGGishClassifier(ClassificationModule):
 
     def classify(
         self,
-        inputs: AudioSource | Iterable[AudioSource],
+        inputs: AudioSource | Iterable[Any],
         *,
         pipeline: VGGishPipeline | None = None,
         batch_size: int = 32,
@@ -263,7 +263,7 @@ class VGGishClassifier(ClassificationModule):
         """Score clips of any number, length, rate and format, in evaluation mode.
 
         Args:
-            inputs: The clips, or one clip, as for calling a pipeline.
+            inputs: The clips, or one clip, as for calling a pipeline, or whatever `decode` takes.
             pipeline: What embeds them, for a classifier that learnt from its embeddings; without
                 it, the classifier's own network.
             batch_size: See `VGGishPipeline.stream`.

@@ -14,7 +14,7 @@ from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
 
 
 def classify_clips(
-    inputs: AudioSource | Iterable[AudioSource],
+    inputs: AudioSource | Iterable[Any],
     pipeline: VGGishPipeline,
     score: Callable[[Tensor], Tensor],
     classes: Sequence[str],

@@ -1,7 +1,7 @@
 """The base of the data modules: from data sets to loaders."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from vggish_hf.training.batches import Task
 from vggish_hf.training.plain import to_plain
 from vggish_hf.training.sampling import BalancedSampler
+
+Batch = TypeVar("Batch")
 
 _NAMED_CLASSES = 10
 
@@ -111,6 +113,6 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         )
 
 
-def identity_collate(batch: Any) -> Any:
+def identity_collate(batch: Batch) -> Batch:
     """Return a batch as it is, where a `DataLoader` would take it apart or convert it."""
     return batch

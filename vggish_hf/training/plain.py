@@ -30,9 +30,10 @@ def to_plain(value: Any, name: str = "value") -> Any:
         return to_plain(value.value, name)
     if hasattr(value, "tolist"):  # numpy, torch and pandas, scalars and arrays
         return to_plain(value.tolist(), name)
-    for kind, abstract in ((str, str), (int, Integral), (float, Real)):
-        if isinstance(value, abstract):
-            return kind(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, os.PathLike):
         return to_plain(os.fspath(value), name)
     if is_dataclass(value) and not isinstance(value, type):
