@@ -54,8 +54,8 @@ def _with_paths(arguments: Sequence[str]) -> Iterator[str]:
     of_data = next((option for option in options if option.startswith("--data.")), None)
     if of_data not in (None, "--data.help") and not {"--data", "--config", "-c"} & set(options):
         raise ValueError(
-            f"Expected --data, the kind of data, beside {of_data}: --data AudioFolderDataModule, or "
-            "a recipe such as --config finetune"
+            f"Expected --data, the kind of data, beside {of_data}: --data AudioFolderDataModule, "
+            "or a recipe such as --config finetune"
         )
     previous = ""
     for argument in arguments:

@@ -57,8 +57,8 @@ class AudioFolderDataModule(ClipDataModule):
 
     Raises:
         FileNotFoundError: There is no such folder or table, or a file of the table is missing.
-        ValueError: The source has fewer than two classes or another layout, a fold is empty, the
-            folds leave a class no clip to learn from, or an argument is out of its range.
+        ValueError: The source has fewer than two classes or another layout, a fold is empty, or an
+            argument is out of its range.
 
     Example:
         >>> import soundfile, tempfile
@@ -127,13 +127,6 @@ class AudioFolderDataModule(ClipDataModule):
             stay, held_out = hold_out(self._labels(rest), validation_fraction, seed)
             self._train_files = [rest[i] for i in stay]
             self._validation_files = [rest[i] for i in held_out]
-        learnt = {label for file in self._train_files for label in file.labels}
-        unknown = [name for name in self.classes if name not in learnt]
-        if unknown:
-            raise ValueError(
-                "Expected clips of each class to learn from, all are held out of "
-                f"{', '.join(map(repr, unknown))}; choose other folds, or leave these classes out"
-            )
 
     def setup(self, stage: str) -> None:
         """Assign the data sets."""
