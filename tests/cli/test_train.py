@@ -363,11 +363,11 @@ def test_help_names_every_option(capsys):
         (["--config", "esc10-demo"], "--data: the following arguments are required: source"),
         (
             ["--config", "demos"],
-            "Expected audioset-embeddings, esc10-demo, finetune or a YAML file for --config",
+            "Expected audioset-embeddings, esc10-demo, finetune or a YAML",
         ),
         (
             ["--config=demos"],
-            "Expected audioset-embeddings, esc10-demo, finetune or a YAML file for --config",
+            "Expected audioset-embeddings, esc10-demo, finetune or a YAML",
         ),
         ([*ONE_EPOCH, "--data.source", "gone"], "Expected a folder or a table, there is none at"),
         ([*ONE_EPOCH, "--data.bogus", "3"], "--data: Option 'bogus' is not accepted"),

@@ -107,7 +107,7 @@ class TestForward:
             classifier = VGGishClassifier(CLASSES, postprocess=postprocess).eval()
             for dtype in (torch.int64, torch.int16, torch.int8, torch.bool):
                 batch = {**embedding_batch, "embedding": quantised.to(dtype)}
-                with pytest.raises(ValueError, match="of floats or uint8, got torch.* as uint8"):
+                with pytest.raises(ValueError, match=r"of floats or uint8, got torch.* as uint8"):
                     classifier(batch)
             for dtype in (torch.float32, torch.float64, torch.float16):
                 batch = {**embedding_batch, "embedding": quantised.to(dtype)}
@@ -460,7 +460,7 @@ class TestCheckpoints:
             with pytest.raises(ValueError, match=message):
                 make_trainer(max_epochs=2).fit(
                     other,
-                    load(make_tones(4, generator)),
+                    *[load(make_tones(4, generator))] * 2,
                     ckpt_path=tmp_path / "a.ckpt",
                     weights_only=True,
                 )
@@ -724,6 +724,8 @@ class TestClassify:
 
             def train_dataloader(self):
                 return DataLoader([embedding_batch], batch_size=None)
+
+            val_dataloader = train_dataloader
 
         classifier = VGGishClassifier(CLASSES, postprocess="pca")
         make_trainer(max_epochs=1).fit(classifier, datamodule=Data())

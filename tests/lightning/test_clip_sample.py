@@ -21,6 +21,12 @@ def batches(count, size, generator):
         yield embeddings, logits, torch.eye(3)[labels]
 
 
+def test_support():
+    sample = make_sample()
+    sample.add(torch.zeros(3, 2), torch.eye(3), torch.eye(3)[[0, 2, 2]])
+    assert sample.support() == [1, 0, 2]
+
+
 def test_few_clips_are_all_kept(generator):
     sample = make_sample()
     for batch in batches(8, 4, generator):

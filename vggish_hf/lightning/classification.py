@@ -150,7 +150,9 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
             suffix = f"/dataloader_idx_{number}" if len(loaders) > 1 else ""
             found = scores.compute()
             self.log_dict(
-                {f"{stage}_{name}{suffix}": found[name] for name in found}, sync_dist=True
+                {f"{stage}_{name}{suffix}": found[name] for name in found},
+                sync_dist=True,
+                add_dataloader_idx=False,
             )
 
     def predict_step(

@@ -142,7 +142,7 @@ class VGGishClassifier(ClassificationModule):
         }
         plain = {name: to_plain(value, name) for name, value in given.items()}
         self.weights_path: Path | None = None
-        self.classes = check_classes(classes)
+        self.classes = classes = check_classes(classes)
         task, postprocess, pretrained = map(to_plain, (task, postprocess, pretrained))
         check_choice("task", task, Task)
         check_choice("postprocess", postprocess, Literal["none", "pca"])

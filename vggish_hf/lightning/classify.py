@@ -35,10 +35,11 @@ def classify_clips(
     Raises:
         ValueError: `inputs` is nothing that could hold clips, or an option is refused.
     """
+    clips = _as_clips(inputs)
     waiting: dict[int, Any] = {}  # the clips that were read and not yet scored
 
     def note() -> Iterator[Any]:
-        for index, source in enumerate(_as_clips(inputs)):
+        for index, source in enumerate(clips):
             waiting[index] = source
             yield source
 

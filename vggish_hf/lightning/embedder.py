@@ -71,15 +71,13 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
         """Check that the Trainer computes in the precision that the provenance states.
 
         Raises:
-            ValueError: It has another precision than that of the pipeline.
+            ValueError: Its precision is a mixed one.
         """
-        precision = str(self.trainer.precision)
-        if precision not in ("32-true", "64-true") or (
-            precision == "64-true" and self.pipeline.model.dtype != torch.float64
-        ):
+        precision = self.trainer.precision
+        if str(precision).endswith("-mixed"):
             raise ValueError(
-                f"Expected a Trainer of the precision '32-true', got {precision!r}; the pipeline "
-                "has its own: load it with `dtype=torch.bfloat16` to make the network fast"
+                f"Expected a Trainer of a precision that ends in '-true', got {precision!r}; load "
+                "the pipeline with `dtype=torch.bfloat16` to make the network fast"
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

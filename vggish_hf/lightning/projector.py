@@ -125,12 +125,7 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
                         sample.embeddings, sample.labels, pl_module.classes, title
                     ),
                     "confusion": draw_confusion(
-                        sample.confusion(),
-                        [
-                            f"{name} ({count})"
-                            for name, count in zip(pl_module.classes, sample.support(), strict=True)
-                        ],
-                        title,
+                        sample.confusion(), pl_module.classes, title, sample.support()
                     ),
                 },
             )
