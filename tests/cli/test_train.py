@@ -139,6 +139,7 @@ class TestDemo:
         assert read_scores(lines[-1])["test_accuracy"] > 0.4  # chance: a tenth
 
 
+@pytest.mark.filterwarnings("ignore:.* classes have no clip to learn from")
 class TestAudioSet:
     def test_it_learns(self, tmp_path, here, capsys):
         output = tmp_path / "tagger"

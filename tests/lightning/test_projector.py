@@ -84,7 +84,10 @@ def test_a_step_of_ones_own_must_give_what_is_drawn(clips, tmp_path):
             return None
 
     trainer = make_trainer(
-        max_epochs=1, callbacks=[EmbeddingProjector()], logger=CSVLogger(tmp_path)
+        max_epochs=1,
+        callbacks=[EmbeddingProjector()],
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=1,
     )
     with pytest.raises(ValueError, match=r"`validation_step` to return a dict with .*, got None"):
         trainer.fit(Silent(CLASSES, config=TINY), load(clips, 4), load(clips, 4))

@@ -71,7 +71,7 @@ def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[R
 
 
 class ClipAssembler:
-    """Puts parts of clips together; parts of several clips may come in turns.
+    """Puts parts of clips together; parts of several clips may alternate.
 
     Example:
         >>> assembler = ClipAssembler()

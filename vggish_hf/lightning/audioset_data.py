@@ -39,7 +39,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 AudioSetSource: TypeAlias = tuple[AnyPath, AnyPath] | AnyPath
 
 
-class _AudioSetDataModule(ClipDataModule):
+class AudioSetDataModule(ClipDataModule):
     """Trains on AudioSet; a subclass says what a source is and what its clips are.
 
     A source may hold several splits, so that both sources may be the same.
@@ -139,24 +139,11 @@ class _AudioSetDataModule(ClipDataModule):
         )
 
 
-class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
+class AudioSetEmbeddingsDataModule(AudioSetDataModule):
     """Trains on the released AudioSet embeddings; batches are `EmbeddingBatch`, uint8.
 
     A source is a folder or a tar archive of TFRecord files, as for `AudioSetEmbeddings`, or a
-    folder that `export_embeddings` wrote. The arguments are those of both AudioSet modules:
-
-    Args:
-        train_source: What to learn from.
-        test_source: What to test with, if anything.
-        train_split: The split of `train_source`.
-        test_split: The split of `test_source`.
-        validation_fraction: How much of the clips to learn from is held out, drawn evenly over the
-            classes; 0 for nothing.
-        seed: Decides which clips are held out.
-        batch_size: Clips in a batch; without it, 256 of embeddings and 32 of audio.
-        num_workers: Processes of each loader; 0 for none, which is enough for embeddings.
-        balanced_sampling: See `ClipDataModule`.
-        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
+    folder that `export_embeddings` wrote. The arguments are those of `AudioSetDataModule`.
 
     Example:
         >>> data = AudioSetEmbeddingsDataModule("features.tar.gz", validation_fraction=0.1)
@@ -193,11 +180,11 @@ class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
         return EmbeddingBatches(opened)
 
 
-class AudioSetClipsDataModule(_AudioSetDataModule):
+class AudioSetClipsDataModule(AudioSetDataModule):
     """Trains on AudioSet's clips of audio; batches are `WaveformBatch`, each clip at its own rate.
 
     A source is a pair of a segments CSV and its audio files, as for `AudioSetClips`, or a folder
-    that `export_clips` wrote. The arguments are those of `AudioSetEmbeddingsDataModule`.
+    that `export_clips` wrote. The arguments are those of `AudioSetDataModule`.
 
     Example:
         >>> data = AudioSetClipsDataModule(

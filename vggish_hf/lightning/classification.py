@@ -24,8 +24,8 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
     """Learns classes from batches of clips; a subclass says how a batch is embedded.
 
     Logged are `train_loss`, `val_loss`, `test_loss` and, as `val_mAP` and so on, what
-    `ClassificationScores` computes. Of several data loaders each has its own loss and scores, which
-    Lightning's suffix tells apart: `val_mAP/dataloader_idx_0`.
+    `ClassificationScores` computes. Of several data loaders each has its own loss and scores, with
+    Lightning's suffix: `val_mAP/dataloader_idx_0`.
 
     A subclass sets `classes`, `task`, `extractor` and `head`, and saves the hyperparameters
     `learning_rate`, `weight_decay`, `warmup_steps`, `label_smoothing` and `mixup_alpha`.

@@ -114,5 +114,5 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
 
 
 def identity_collate(batch: Batch) -> Batch:
-    """Return a batch as it is, where a `DataLoader` would take it apart or convert it."""
+    """Return a batch unchanged; a `DataLoader` without it would divide or convert it."""
     return batch

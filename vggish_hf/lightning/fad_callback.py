@@ -29,8 +29,8 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
     """Logs the distance of validation's generated clips from a fixed set, `val_fad`.
 
     `validation_step` returns a dict with the waveforms, or a function finds them. All processes'
-    clips count, and each once: where a `DistributedSampler` gives a clip to two processes, so that
-    all have as many, the last waveform of one of them is left out. Memory is bounded whatever the
+    clips count, each once: where a `DistributedSampler` gives a clip to two processes, so that all
+    have as many, the last waveform of one of them does not count. Memory is bounded whatever the
     number of clips.
 
     Args:

@@ -73,8 +73,8 @@ def read_folder(folder: Path, fold_pattern: str | None = None) -> list[LabelledF
     """List the audio files of a folder that has one sub-folder per class.
 
     Args:
-        folder: Holds the folders that the classes are named for. Hidden ones, and those that
-            operating systems leave behind (`__MACOSX`), are skipped. In the others, also further
+        folder: Holds the folders that the classes are named for. Hidden ones and
+            litter of operating systems (`__MACOSX`) are skipped. In the others, also further
             down, files count that end as audio files do.
         fold_pattern: A regular expression with one group, searched for in each file's name: the
             group is the file's fold.

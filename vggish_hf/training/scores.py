@@ -11,7 +11,7 @@ _CLASSES_AT_ONCE = 64
 
 
 class RankingScores(NamedTuple):
-    """How well the clips that have a class are told from those that have not."""
+    """How well each class separates the clips that have it from those that do not."""
 
     average_precision: Tensor
     """(classes,), float64: the area under the precision-recall curve as a sum of steps, clips of
