@@ -118,11 +118,13 @@ class TestDemo:
         for name, value in backbone.state_dict().items():
             assert torch.equal(model.state_dict()[name], value), name
 
-    def test_its_config_gives_the_same_again(self, trained, tmp_path, here):
-        again = tmp_path / "again"
-        arguments = ["--config", trained.output / "training.yaml", "--output", again]
+    def test_its_config_gives_the_same_again(self, sounds, tmp_path, here):
+        once, again = tmp_path / "once", tmp_path / "again"
+        arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--output", str(once)]
+        assert main(["train", *arguments, "--network", str(tmp_path / "network")]) == 0
+        arguments = ["--config", once / "training.yaml", "--output", again]
         assert main(["train", *map(str, arguments), "--network", "null"]) == 0
-        expected = load_file(trained.output / "model.safetensors")
+        expected = load_file(once / "model.safetensors")
         found = load_file(again / "model.safetensors")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -1,22 +1,19 @@
 """VGGish with a classifier on top, as a LightningModule."""
 
-import copy
 from collections.abc import Generator, Iterable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from vggish_hf import hub
 from vggish_hf._checks import check_choice
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, Decoder, open_audio
 from vggish_hf.configuration import VGGishConfig, VGGishFeatureConfig
-from vggish_hf.lightning.classification import ClassificationModule, ClipBatch
+from vggish_hf.lightning.classification import ClipBatch
 from vggish_hf.lightning.classified import ClassifiedClip
-from vggish_hf.lightning.classifier_folder import read_classifier, save_classifier
+from vggish_hf.lightning.classifier_folder import SavableClassifier
 from vggish_hf.lightning.classify import classify_clips, warn_of_other_weights
 from vggish_hf.lightning.networks import (
     check_classes,
@@ -24,18 +21,16 @@ from vggish_hf.lightning.networks import (
     make_head_config,
     make_network,
 )
-from vggish_hf.modeling import VGGishModel
-from vggish_hf.modeling.loading import load_strictly
 from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
 from vggish_hf.training.augmentation import SpecAugment, WaveformAugmentation
-from vggish_hf.training.batch_norm import add_batch_norm, fold_batch_norm
+from vggish_hf.training.batch_norm import add_batch_norm
 from vggish_hf.training.batches import EmbeddingBatch, Task, extract_batch
 from vggish_hf.training.embedding_values import embedding_floats
 from vggish_hf.training.heads import HeadConfig, HeadKind, make_head
 from vggish_hf.training.plain import to_plain
 
 
-class VGGishClassifier(ClassificationModule):
+class VGGishClassifier(SavableClassifier):
     """Front end, VGGish and a head; learns from audio, or the head alone from embeddings.
 
     `pretrained` loads a network, `config` makes one of random weights; without both the classifier
@@ -82,7 +77,6 @@ class VGGishClassifier(ClassificationModule):
     Attributes:
         extractor: The front end.
         backbone: The network, or None; what `VGGishFinetuning` freezes.
-        weights_path: The file that `from_pretrained` loaded the weights from.
 
     Example:
         >>> tiny = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
@@ -141,7 +135,6 @@ class VGGishClassifier(ClassificationModule):
             "max_frames": max_frames,
         }
         plain = {name: to_plain(value, name) for name, value in given.items()}
-        self.weights_path: Path | None = None
         self.classes = classes = check_classes(classes)
         task, postprocess, pretrained = map(to_plain, (task, postprocess, pretrained))
         check_choice("task", task, Task)
@@ -308,75 +301,3 @@ class VGGishClassifier(ClassificationModule):
         clip = embeddings.to(next(self.head.parameters()))[None]
         mask = torch.ones(clip.shape[:2], dtype=torch.bool, device=clip.device)
         return self._probabilities(self.head(clip, mask))[0].cpu()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        device: torch.device | str = "cpu",
-        **options: Unpack[hub.HubOptions],
-    ) -> Self:
-        """Load what `save_pretrained` wrote, strictly, in evaluation mode.
-
-        Args:
-            pretrained_model_name_or_path: The path of a local folder, or a repository's id.
-            device: Where it runs.
-            **options: How to fetch from the Hub, see `HubOptions`.
-
-        Raises:
-            FileNotFoundError: There is no such folder, or it lacks a file.
-            ValueError: It holds no classifier, the config has unknown keys or refused values, or
-                the weights' names or shapes are not those of the config; each one is listed.
-            TypeError: There is no such option.
-        """
-        saved = read_classifier(pretrained_model_name_or_path, **options)
-        with torch.device("meta"):
-            classifier = cls(**saved.arguments)
-        load_strictly(classifier, saved.weights)
-        classifier.weights_path = saved.weights
-        classifier.to(device).eval()
-        return classifier
-
-    def to_pipeline(self) -> VGGishPipeline:
-        """Copy front end and network without the head: a plain VGGish, as it is now.
-
-        Returns:
-            A pipeline in evaluation mode. Its `save_pretrained` writes a folder that
-            `VGGishPipeline.from_pretrained` and `--model` take.
-
-        Raises:
-            ValueError: The classifier has no network.
-        """
-        if self.backbone is None:
-            raise ValueError("Expected a classifier with a network, this one is a head alone")
-        make_plain = fold_batch_norm if self.hparams.batch_norm else copy.deepcopy
-        plain: VGGishModel = make_plain(self.backbone)
-        return VGGishPipeline(self.extractor, plain.eval())
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
-
-        Args:
-            save_directory: The folder; made if need be.
-
-        Raises:
-            OSError: The folder cannot be written to.
-        """
-        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        if self.backbone is not None:
-            plain = self.to_pipeline().model.state_dict()
-            tensors |= {f"backbone.{name}": value for name, value in plain.items()}
-        save_classifier(Path(save_directory), self.hparams, tensors, self.extractor)
-
-    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
-        """Upload what `save_pretrained` writes to a Hub repository in one commit.
-
-        Args:
-            repo_id: The repository, `org/name`; made if need be.
-            **options: See `PushOptions`.
-
-        Returns:
-            The commit's address.
-        """
-        return hub.push(self.save_pretrained, repo_id, **options)

@@ -1,15 +1,21 @@
 """A classifier as a folder, on this machine or on the Hub."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
+import torch
 from torch import Tensor
 
 from vggish_hf import hub
 from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.modeling.loading import save_tensors
+from vggish_hf.lightning.classification import ClassificationModule
+from vggish_hf.modeling import VGGishModel
+from vggish_hf.modeling.loading import load_strictly, save_tensors
+from vggish_hf.pipeline import VGGishPipeline
+from vggish_hf.training.batch_norm import fold_batch_norm
 from vggish_hf.training.heads import HeadConfig
 
 # The type in its config, also of subclasses: they read each other's.
@@ -125,3 +131,87 @@ def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> 
     return SavedClassifier(
         {**values, "feature_config": extractor.config}, folder / hub.WEIGHTS_NAME
     )
+
+
+class SavableClassifier(ClassificationModule):
+    """A classifier that is saved as a folder, and loaded from one.
+
+    Attributes:
+        backbone: The network, or None.
+        weights_path: The file that `from_pretrained` loaded the weights from.
+    """
+
+    backbone: VGGishModel | None
+    weights_path: Path | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        **options: Unpack[hub.HubOptions],
+    ) -> Self:
+        """Load what `save_pretrained` wrote, strictly, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: The path of a local folder, or a repository's id.
+            device: Where it runs.
+            **options: How to fetch from the Hub, see `HubOptions`.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it lacks a file.
+            ValueError: It holds no classifier, the config has unknown keys or refused values, or
+                the weights' names or shapes are not those of the config; each one is listed.
+            TypeError: There is no such option.
+        """
+        saved = read_classifier(pretrained_model_name_or_path, **options)
+        with torch.device("meta"):
+            classifier = cls(**saved.arguments)
+        load_strictly(classifier, saved.weights)
+        classifier.weights_path = saved.weights
+        classifier.to(device).eval()
+        return classifier
+
+    def to_pipeline(self) -> VGGishPipeline:
+        """Copy front end and network without the head: a plain VGGish, as it is now.
+
+        Returns:
+            A pipeline in evaluation mode. Its `save_pretrained` writes a folder that
+            `VGGishPipeline.from_pretrained` and `--model` take.
+
+        Raises:
+            ValueError: The classifier has no network.
+        """
+        if self.backbone is None:
+            raise ValueError("Expected a classifier with a network, this one is a head alone")
+        make_plain = fold_batch_norm if self.hparams.batch_norm else copy.deepcopy
+        plain: VGGishModel = make_plain(self.backbone)
+        return VGGishPipeline(self.extractor, plain.eval())
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
+
+        Args:
+            save_directory: The folder; made if need be.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.backbone is not None:
+            plain = self.to_pipeline().model.state_dict()
+            tensors |= {f"backbone.{name}": value for name, value in plain.items()}
+        save_classifier(Path(save_directory), self.hparams, tensors, self.extractor)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
+        """Upload what `save_pretrained` writes to a Hub repository in one commit.
+
+        Args:
+            repo_id: The repository, `org/name`; made if need be.
+            **options: See `PushOptions`.
+
+        Returns:
+            The commit's address.
+        """
+        return hub.push(self.save_pretrained, repo_id, **options)
