@@ -271,6 +271,7 @@ def test_an_id_and_its_row_are_enough(tmp_path):
     assert "state_sha256" in embeddings.folder.manifest["provenance"]
 
 
+@pytest.mark.filterwarnings("ignore:predict returned None if it was on purpose")
 def test_a_step_without_rows(tmp_path):
     class Sparing(pl.LightningModule):
         def predict_step(self, batch, batch_idx):
