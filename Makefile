@@ -1,8 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-# In the environment, so that it takes the place of constraints that the machine sets for pip.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .PHONY: demo test test-all check fmt bench
 
@@ -25,11 +24,12 @@ fmt: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## measure
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("vggish-hf needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet uv
+	$(INSTALL) --editable '.[dev]'
 	touch $@

@@ -1,21 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishPostprocessor
 
 
 @pytest.fixture
-def original(request):
-    with np.load(request.path.parent / "data" / "vggish_pca_params.npz") as pca:
+def original():
+    with np.load(TESTS / "data" / "vggish_pca_params.npz") as pca:
         return VGGishPostprocessor(
             torch.from_numpy(pca["pca_eigen_vectors"]), torch.from_numpy(pca["pca_means"])
         )
 
 
 @pytest.fixture
-def smoke(request):
-    with np.load(request.path.parent / "golden/pretrained/smoke_1khz_3s.npz") as golden:
+def smoke():
+    with np.load(TESTS / "golden/pretrained/smoke_1khz_3s.npz") as golden:
         return torch.from_numpy(golden["raw"]), torch.from_numpy(golden["post_uint8"])
 
 
