@@ -16,6 +16,7 @@ from vggish_hf import hub
 from vggish_hf._runtime.batching import Batcher
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
+from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, Decoder, open_audio
 from vggish_hf.configuration import Padding, VGGishFeatureConfig
@@ -305,7 +306,7 @@ class VGGishPipeline:
     def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
         for index, embeddings in batcher.finished():
             if embeddings is None:  # a clip without a whole example
-                none = torch.empty(0, *self._example_shape)
+                none = torch.empty(0, *self._example_shape, device="cpu")
                 embeddings = self.embed_examples(none, postprocess)
             times = self.extractor.example_times(len(embeddings))
             seconds = self.extractor.config.example_seconds
@@ -330,7 +331,8 @@ class VGGishPipeline:
             (batch, embedding_size), on the CPU; see `VGGishOutput`.
         """
         network = self._networks.fastest(self.model)
-        embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
+        with without_autocast(self.model.device):
+            embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
         return find_postprocess(postprocess).apply(self.model.postprocessor, embeddings).cpu()
 
     @cached_property

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vggish_hf._checks import check_choice
+from vggish_hf._runtime.torch_state import without_autocast
 
 Postprocess = Literal["none", "pca", "uint8"]
 
@@ -73,7 +74,7 @@ class VGGishPostprocessor(nn.Module):
                 f"Expected embeddings of shape (..., {size}), got {tuple(embeddings.shape)}"
             )
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings.device):
             centred = embeddings.to(dtype) - self.means.to(dtype)
             return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
 
