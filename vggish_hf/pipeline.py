@@ -153,6 +153,8 @@ class VGGishPipeline:
             ValueError: A file does not fit; see the two classes.
             TypeError: There is no such option.
         """
+        own = ("device", "dtype", "padding", "example_hop_seconds")
+        hub.check_options(options, hub.HubOptions, own)
         # At once, so that both parts are of the same commit.
         files = (hub.FEATURE_CONFIG_NAME, hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)

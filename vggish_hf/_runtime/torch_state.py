@@ -9,7 +9,7 @@ import torch
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Switch autocast off for a block, where it is on: it would round what must be exact."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)  # type: ignore[return-value]
+        return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 

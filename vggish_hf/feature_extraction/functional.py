@@ -36,8 +36,8 @@ def cached_constant(build: Callable[P, R], *, maxsize: int = 16) -> Callable[P, 
     """Keep the last `maxsize` constants that `build` made.
 
     `build` names dtype and device of every tensor it makes, or torch's defaults at its first call
-    would stay in the cache. They are no buffers of a module because a buffer has one dtype and one device, and these follow
-    the waveform: a cast module would silently compute with rounded filters.
+    would stay in the cache. They are no buffers of a module because a buffer has one dtype and
+    one device, and these follow the waveform: a cast module would compute with rounded filters.
     """
     cached: Callable[..., R] = functools.lru_cache(maxsize)(build)
 
@@ -128,12 +128,11 @@ def mel_filterbank(config: VGGishFeatureConfig, dtype: torch.dtype, device: torc
     Returns:
         (fft_length // 2 + 1, num_mel_bins); the row of 0 Hz is zero.
     """
-    double = {"dtype": torch.float64, "device": "cpu"}
-    bins = torch.arange(config.fft_length // 2 + 1, **double)
+    bins = torch.arange(config.fft_length // 2 + 1, dtype=torch.float64, device="cpu")
     mel = hertz_to_mel(bins * (config.sampling_rate / config.fft_length))[:, None]
-    limits = torch.tensor([config.mel_min_hz, config.mel_max_hz], **double)
+    limits = torch.tensor([config.mel_min_hz, config.mel_max_hz], dtype=bins.dtype, device="cpu")
     low, high = hertz_to_mel(limits)
-    steps = torch.arange(config.num_mel_bins + 2, **double)
+    steps = torch.arange(config.num_mel_bins + 2, dtype=torch.float64, device="cpu")
     edges = low + steps * ((high - low) / (config.num_mel_bins + 1))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (mel - left) / (centre - left)

@@ -54,7 +54,7 @@ class Operators:
 @lru_cache(maxsize=1)
 def find_operators() -> Operators | str:
     """Find the operators and try them, once a process; where they do not serve, say why."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "this torch has no oneDNN"
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"never measured on {platform.machine()}"
@@ -104,10 +104,8 @@ def _trial_error(operators: Operators, dtype: torch.dtype) -> float:
     for activation, function in (("relu", F.relu), ("none", nn.Identity())):
         found.append(operators.multiply(x, packed, bias, activation))
         expected.append(function(F.linear(x.double(), weight.double(), bias.double())))
-    errors = [
-        ((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)
-    ]
-    return max(errors)
+    pairs = zip(found, expected, strict=True)
+    return max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
 
 
 def describe() -> dict[str, Any]:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf.configuration import VGGishConfig
 from vggish_hf.modeling.onednn import Operators
 from vggish_hf.modeling.vggish import check_examples

@@ -189,11 +189,19 @@ class VGGishModel(nn.Module):
                 shapes are not those of the config; every one of them is listed.
             TypeError: There is no such option.
         """
+        hub.check_options(options, hub.HubOptions, own=("dtype", "device"))
         dtype = None if dtype is None else parse_dtype(dtype)
         device = None if device is None else check_device(device)
         files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
-        config = VGGishConfig.from_dict(read_json(folder / hub.CONFIG_NAME))
+        values = read_json(folder / hub.CONFIG_NAME)
+        if "classifier_type" in values:
+            raise ValueError(
+                f"Expected a VGGish in {str(folder)!r}, which holds a classifier: "
+                "`vggish_hf.lightning.VGGishClassifier.from_pretrained` loads it, and `vggish-hf "
+                "predict --classifier` runs it"
+            )
+        config = VGGishConfig.from_dict(values)
         with torch.device("meta"):
             model = cls(config)
         load_strictly(model, folder / hub.WEIGHTS_NAME)
