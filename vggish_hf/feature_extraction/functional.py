@@ -216,7 +216,11 @@ def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
     magnitude = (real + imaginary).add_(tiny).sqrt_()
     blocks = mel_blocks(config, waveform.dtype, waveform.device)
     with without_autocast(waveform.device):
-        mel = torch.cat([magnitude[..., bins] @ weight for bins, weight in blocks], dim=-1)
+        # Of two dimensions: with more, torch chooses by the batch how to multiply, and a program
+        # that is exported for any batch would refuse one.
+        rows = magnitude.flatten(0, -2)
+        bands = [rows[:, bins] @ weight for bins, weight in blocks]
+    mel = torch.cat(bands, dim=-1).unflatten(0, magnitude.shape[:-1])
     return torch.log(mel + config.log_offset)
 
 
