@@ -7,24 +7,25 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from vggish_hf import hub
-from vggish_hf._checks import check_choice
 from vggish_hf._runtime.batching import Batcher
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
+from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, Decoder, open_audio
 from vggish_hf.configuration import Padding, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks
+from vggish_hf.modeling.postprocessor import Postprocess as Postprocess
+from vggish_hf.modeling.postprocessor import find_postprocess
 
-Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
 ErrorHandler = Callable[[int, Any, Exception], None]
 
@@ -152,6 +153,8 @@ class VGGishPipeline:
             ValueError: A file does not fit; see the two classes.
             TypeError: There is no such option.
         """
+        own = ("device", "dtype", "padding", "example_hop_seconds")
+        hub.check_options(options, hub.HubOptions, own)
         # At once, so that both parts are of the same commit.
         files = (hub.FEATURE_CONFIG_NAME, hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
@@ -305,7 +308,7 @@ class VGGishPipeline:
     def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
         for index, embeddings in batcher.finished():
             if embeddings is None:  # a clip without a whole example
-                none = torch.empty(0, *self._example_shape)
+                none = torch.empty(0, *self._example_shape, device="cpu")
                 embeddings = self.embed_examples(none, postprocess)
             times = self.extractor.example_times(len(embeddings))
             seconds = self.extractor.config.example_seconds
@@ -316,12 +319,7 @@ class VGGishPipeline:
 
     def check_postprocess(self, postprocess: Postprocess) -> None:
         """Raise ValueError if there is no such post-process, or the model cannot do it."""
-        check_choice("postprocess", postprocess, Postprocess)
-        if postprocess != "none" and self.model.postprocessor is None:
-            raise ValueError(
-                f"Expected a model with a post-processor for postprocess={postprocess!r}, this one "
-                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
-            )
+        find_postprocess(postprocess).check(self.model.postprocessor)
 
     @torch.no_grad()
     def embed_examples(self, examples: Tensor, postprocess: Postprocess = "none") -> Tensor:
@@ -335,20 +333,9 @@ class VGGishPipeline:
             (batch, embedding_size), on the CPU; see `VGGishOutput`.
         """
         network = self._networks.fastest(self.model)
-        embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
-        # Sixteen bits are for the network alone.
-        if embeddings.dtype != torch.float64:
-            embeddings = embeddings.float()
-        postprocessor = self.model.postprocessor
-        if postprocess == "none" or postprocessor is None:
-            return embeddings.cpu()
-        if postprocess == "uint8":
-            # float64, as in the reference: a value next to a step must fall on its side of it
-            precise = embeddings if embeddings.is_mps else embeddings.double()
-            embeddings = postprocessor.quantize(postprocessor(precise))
-        else:
-            embeddings = postprocessor(embeddings)
-        return embeddings.cpu()
+        with without_autocast(self.model.device):
+            embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
+        return find_postprocess(postprocess).apply(self.model.postprocessor, embeddings).cpu()
 
     @cached_property
     def weights_sha256(self) -> str | None:

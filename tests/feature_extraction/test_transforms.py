@@ -132,10 +132,25 @@ def test_export(rate, generator):
         dynamic_shapes={"waveform": sizes, "sampling_rate": None},
     )
     exported = program.module()
-    waveform = 0.1 * torch.randn(3, 123_456, generator=generator)
-    assert torch.allclose(exported(waveform, rate), extractor(waveform, rate), atol=1e-4)
+    # one clip or several, and lengths that give whole blocks of the resampler, too
+    for shape in ((3, 123_456), (1, 88_200), (2, 132_300)):
+        waveform = 0.1 * torch.randn(*shape, generator=generator)
+        assert torch.allclose(exported(waveform, rate), extractor(waveform, rate), atol=1e-4)
     # What was traced left no fake tensor in a cache.
     assert torch.isfinite(extractor(waveform, rate)).all()
+
+
+def test_vmap(generator):
+    extractor = VGGishFeatureExtractor()
+    waveform = 0.1 * torch.randn(2, 3, 44_100, generator=generator)
+    mapped = torch.vmap(lambda clip: extractor(clip, 44_100))(waveform)
+    assert torch.allclose(mapped, extractor(waveform, 44_100), atol=1e-5)
+
+
+def test_times_are_rounded_once():
+    extractor = VGGishFeatureExtractor(VGGishFeatureConfig(example_hop_seconds=0.1))
+    assert extractor.example_times(12).tolist() == [i / 10 for i in range(12)]
+    assert extractor.example_times(2, first_example=3).tolist() == [0.3, 0.4]
 
 
 @pytest.mark.parametrize("rate", [None, 44_100])
