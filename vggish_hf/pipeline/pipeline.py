@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
@@ -19,75 +19,19 @@ from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
 from vggish_hf._version import __version__
 from vggish_hf.audio import AudioSource, Decoder, open_audio
-from vggish_hf.configuration import Padding, VGGishFeatureConfig
+from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks
+from vggish_hf.pipeline.output import VGGishOutput
+from vggish_hf.pipeline.reading import stream_examples
 
 Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
 ErrorHandler = Callable[[int, Any, Exception], None]
 
-# Examples in a part that waits for the network: 0.8 MB of float32.
-_PART_EXAMPLES = 32
+# Parts of a clip, of 32 examples, that wait for the network.
 _WAITING_PARTS = 4
-
-
-@dataclass(frozen=True)
-class VGGishOutput:
-    """The embeddings of one clip.
-
-    Args:
-        embeddings: (examples, embedding_size), on the CPU; float32 (float64 from a float64 model),
-            or uint8 where that was asked for.
-        start_seconds: (examples,), when each example starts, float64.
-        index: The clip's position among the inputs.
-        example_seconds: Length of an example.
-    """
-
-    embeddings: Tensor
-    start_seconds: Tensor
-    index: int = 0
-    example_seconds: float = VGGishFeatureConfig().example_seconds
-
-    @property
-    def end_seconds(self) -> float:
-        """When the last example ends; 0 without one."""
-        return float(self.start_seconds[-1]) + self.example_seconds if len(self.embeddings) else 0.0
-
-
-def example_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What examples are made in for a network of a dtype: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def stream_examples(
-    extractor: VGGishFeatureExtractor,
-    source: AudioSource,
-    dtype: torch.dtype = torch.float32,
-    *,
-    decode: Decoder = open_audio,
-) -> Iterator[Tensor]:
-    """Decode a clip of any length and compute its examples, a few at once.
-
-    Args:
-        extractor: The front end.
-        source: The clip, as for calling a pipeline.
-        dtype: The network's, see `example_dtype`.
-        decode: Opens the clip.
-
-    Returns:
-        Parts (examples, 96, 64), none of which is empty. Reading them, like this call, raises
-        AudioError, and what else `decode` raises, where the clip is bad.
-
-    Example:
-        >>> clip = (torch.zeros(16_000 * 60), 16_000)
-        >>> [len(part) for part in stream_examples(VGGishFeatureExtractor(), clip)]
-        [32, 30]
-    """
-    stream = decode(source)
-    blocks = (block.to(example_dtype(dtype)) for block in stream.blocks)
-    return extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
 
 
 class VGGishPipeline:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishPipeline
 from vggish_hf.audio import AudioError, load_audio
@@ -72,8 +73,8 @@ def test_list_in_list_out(pipe, clips):
     assert pipe([]) == []
 
 
-def test_every_kind_of_input_gives_the_same(pipe, tmp_path, request):
-    path = request.path.parent / "data" / "audio_cases" / "harritaylor__test.wav"
+def test_every_kind_of_input_gives_the_same(pipe, tmp_path):
+    path = TESTS / "data" / "audio_cases" / "harritaylor__test.wav"
     waveform, rate = load_audio(path)
     expected = pipe(path).embeddings
     with path.open("rb") as file:
@@ -92,8 +93,8 @@ def test_every_kind_of_input_gives_the_same(pipe, tmp_path, request):
 
 
 @pytest.mark.parametrize("name", ["librosa__198-209-0000.ogg", "facebookresearch__bach.mp3"])
-def test_real_files_equal_one_shot(pipe, name, request):
-    path = request.path.parent / "data" / "audio_cases" / name
+def test_real_files_equal_one_shot(pipe, name):
+    path = TESTS / "data" / "audio_cases" / name
     expected = embed_slowly(pipe, load_audio(path))
     assert torch.allclose(pipe(path).embeddings, expected, **BLOCK_TOLERANCE)
 
