@@ -35,8 +35,8 @@ def assert_equals_golden(path, golden):
 
 
 @pytest.mark.parametrize("name", CASES.files)
-def test_golden_examples_of_real_files(name, request):
-    folder = request.path.parent / "data" / "audio_cases"
+def test_golden_examples_of_real_files(name):
+    folder = TESTS / "data" / "audio_cases"
     assert_equals_golden(folder / name, CASES[name])
 
 

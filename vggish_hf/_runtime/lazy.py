@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 
@@ -34,12 +35,10 @@ def lazy_names(
 
     def names() -> list[str]:
         face = vars(sys.modules[package])
-        is_missing = needs is not None and find_spec(needs) is None
-        missing = set(modules) if is_missing else set()
-        return sorted({*filter(_is_dunder, face), *face["__all__"]} - missing)
+        modules_here = {name for name, value in face.items() if isinstance(value, ModuleType)}
+        public = {name for name in modules_here if not name.startswith("_")} | {*face["__all__"]}
+        if needs is not None and find_spec(needs) is None:
+            public -= modules.keys()
+        return sorted(public | {name for name in face if name.startswith("__")})
 
     return find, names
-
-
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__")

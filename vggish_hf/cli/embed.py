@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from tqdm import tqdm
 
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
@@ -20,6 +19,7 @@ from vggish_hf.distributed import ClusterError, embed_dataset
 from vggish_hf.inputs import Clip, find_clips, make_decoder
 from vggish_hf.jobs.job import EmbeddingSummary
 from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.outputs import check_output, open_output
 from vggish_hf.pipeline import Postprocess
 
@@ -150,7 +150,7 @@ def _embed_to_file(args: argparse.Namespace, output: Path) -> int:
     postprocess: Postprocess = args.postprocess or (
         "uint8" if output.suffix == ".tfrecord" else "none"
     )
-    dtype = torch.uint8 if postprocess == "uint8" else torch.float32
+    dtype = find_postprocess(postprocess).dtype()
     check_output(output, dtype)
     limits = AudioLimits(max_seconds=args.max_seconds)
     clips = _find_clips(args)

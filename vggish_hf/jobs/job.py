@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vggish_hf.audio import AudioLimits
 from vggish_hf.inputs import Clip
+from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.pipeline import Postprocess, VGGishPipeline
 
@@ -98,7 +97,7 @@ class EmbeddingJob:
         self.folder.start(
             job_provenance(pipeline, postprocess, limits),
             pipeline.model.config.embedding_size,
-            torch.uint8 if postprocess == "uint8" else torch.float32,
+            find_postprocess(postprocess).dtype(),
         )
         self._progress = progress or (lambda _count: None)
         self.pending.difference_update(self.folder.ids())

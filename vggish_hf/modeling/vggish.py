@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vggish_hf import hub
 from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.configuration import VGGishConfig
-from vggish_hf.modeling.loading import load_strictly, save_tensors
+from vggish_hf.modeling.loading import check_device, load_strictly, parse_dtype, save_tensors
 from vggish_hf.modeling.postprocessor import VGGishPostprocessor
 
 _MODEL_CARD = """\
@@ -159,7 +159,7 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         **options: Unpack[hub.HubOptions],
     ) -> Self:
@@ -168,7 +168,8 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         Args:
             pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
                 repository's id on the Hub.
-            dtype: The weights' dtype; without it, that of the file.
+            dtype: The weights' dtype, or its name, such as `"bfloat16"`; without it, that of the
+                file.
             device: The weights' device.
             **options: How to fetch from the Hub, see `HubOptions`.
 
@@ -178,6 +179,8 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
                 shapes are not those of the config; every one of them is listed.
             TypeError: There is no such option.
         """
+        dtype = None if dtype is None else parse_dtype(dtype)
+        device = None if device is None else check_device(device)
         files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
         config = VGGishConfig.from_dict(read_json(folder / hub.CONFIG_NAME))

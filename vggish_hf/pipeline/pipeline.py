@@ -7,13 +7,12 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from vggish_hf import hub
-from vggish_hf._checks import check_choice
 from vggish_hf._runtime.batching import Batcher
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf._runtime.threads import TorchThreads
@@ -23,10 +22,11 @@ from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks
+from vggish_hf.modeling.postprocessor import Postprocess as Postprocess
+from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.pipeline.output import VGGishOutput
 from vggish_hf.pipeline.reading import stream_examples
 
-Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
 ErrorHandler = Callable[[int, Any, Exception], None]
 
@@ -260,12 +260,7 @@ class VGGishPipeline:
 
     def check_postprocess(self, postprocess: Postprocess) -> None:
         """Raise ValueError if there is no such post-process, or the model cannot do it."""
-        check_choice("postprocess", postprocess, Postprocess)
-        if postprocess != "none" and self.model.postprocessor is None:
-            raise ValueError(
-                f"Expected a model with a post-processor for postprocess={postprocess!r}, this one "
-                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
-            )
+        find_postprocess(postprocess).check(self.model.postprocessor)
 
     @torch.no_grad()
     def embed_examples(self, examples: Tensor, postprocess: Postprocess = "none") -> Tensor:
@@ -280,19 +275,7 @@ class VGGishPipeline:
         """
         network = self._networks.fastest(self.model)
         embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
-        # Sixteen bits are for the network alone.
-        if embeddings.dtype != torch.float64:
-            embeddings = embeddings.float()
-        postprocessor = self.model.postprocessor
-        if postprocess == "none" or postprocessor is None:
-            return embeddings.cpu()
-        if postprocess == "uint8":
-            # float64, as in the reference: a value next to a step must fall on its side of it
-            precise = embeddings if embeddings.is_mps else embeddings.double()
-            embeddings = postprocessor.quantize(postprocessor(precise))
-        else:
-            embeddings = postprocessor(embeddings)
-        return embeddings.cpu()
+        return find_postprocess(postprocess).apply(self.model.postprocessor, embeddings).cpu()
 
     @cached_property
     def weights_sha256(self) -> str | None:
