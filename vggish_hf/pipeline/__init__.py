@@ -3,8 +3,8 @@
 from vggish_hf.pipeline.output import Pooling as Pooling
 from vggish_hf.pipeline.output import VGGishOutput as VGGishOutput
 from vggish_hf.pipeline.output import pool as pool
-from vggish_hf.pipeline.pipeline import ErrorHandler as ErrorHandler
 from vggish_hf.pipeline.pipeline import Postprocess as Postprocess
 from vggish_hf.pipeline.pipeline import VGGishPipeline as VGGishPipeline
 from vggish_hf.pipeline.reading import example_dtype as example_dtype
 from vggish_hf.pipeline.reading import stream_examples as stream_examples
+from vggish_hf.pipeline.streaming import ErrorHandler as ErrorHandler
