@@ -3,8 +3,9 @@
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -12,7 +13,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 #: Names that stand for a folder, each with the function that finds it, or makes it unless it is
 #: told to look on this machine alone.
 BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {
-    "demo": lambda _local_files_only: Path(__file__).parent / "assets" / "demo"
+    "demo": lambda _local_files_only: Path(__file__).parent / "assets" / "demo",
+    # On a higher floor, and imported when it is asked for.
+    "google": lambda local_files_only: cast(
+        Path, import_module("vggish_hf.conversion").google_folder(local_files_only)
+    ),
 }
 
 # organisation/name
