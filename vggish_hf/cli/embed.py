@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
 from vggish_hf.cli._interrupts import Ending, ending_soon
-from vggish_hf.cli._options import DTYPES, add_model_options, load_pipeline
+from vggish_hf.cli._options import add_model_options, load_pipeline
 from vggish_hf.configuration import Padding
 from vggish_hf.distributed import ClusterError, embed_dataset
 from vggish_hf.inputs import Clip, find_clips, make_decoder
 from vggish_hf.jobs.job import EmbeddingSummary
 from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.modeling.loading import parse_dtype
 from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.outputs import check_output, open_output
 from vggish_hf.pipeline import Postprocess
@@ -251,7 +252,7 @@ def _run_engine(
         args.output,
         model=args.model,
         revision=args.revision,
-        dtype=DTYPES[args.dtype],
+        dtype=parse_dtype(args.dtype),
         address=args.address,
         num_actors=args.actors,
         **_settings(args),

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.audio import AudioSource
-from vggish_hf.cli._options import check_device
 from vggish_hf.inputs import find_inputs, readable_id
+from vggish_hf.modeling.loading import check_device
 from vggish_hf.pipeline import VGGishPipeline
 
 if TYPE_CHECKING:

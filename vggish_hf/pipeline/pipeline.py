@@ -1,94 +1,31 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
 import hashlib
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, Unpack, cast, overload
 
 import torch
 from torch import Tensor
 
 from vggish_hf import hub
-from vggish_hf._runtime.batching import Batcher
-from vggish_hf._runtime.prefetch import prefetch
-from vggish_hf._runtime.threads import TorchThreads
+from vggish_hf._checks import check_at_least_one
 from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf._version import __version__
-from vggish_hf.audio import AudioSource, Decoder, open_audio
-from vggish_hf.configuration import Padding, VGGishFeatureConfig
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, AudioSource, Decoder, IsolatedDecoders
+from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
+from vggish_hf.inputs import Clip
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks
+from vggish_hf.modeling.loading import check_device, parse_dtype
 from vggish_hf.modeling.postprocessor import Postprocess as Postprocess
 from vggish_hf.modeling.postprocessor import find_postprocess
-
-Source = TypeVar("Source", bound=AudioSource)
-ErrorHandler = Callable[[int, Any, Exception], None]
-
-# Examples in a part that waits for the network: 0.8 MB of float32.
-_PART_EXAMPLES = 32
-_WAITING_PARTS = 4
-
-
-@dataclass(frozen=True)
-class VGGishOutput:
-    """The embeddings of one clip.
-
-    Args:
-        embeddings: (examples, embedding_size), on the CPU; float32 (float64 from a float64 model),
-            or uint8 where that was asked for.
-        start_seconds: (examples,), when each example starts, float64.
-        index: The clip's position among the inputs.
-        example_seconds: Length of an example.
-    """
-
-    embeddings: Tensor
-    start_seconds: Tensor
-    index: int = 0
-    example_seconds: float = VGGishFeatureConfig().example_seconds
-
-    @property
-    def end_seconds(self) -> float:
-        """When the last example ends; 0 without one."""
-        return float(self.start_seconds[-1]) + self.example_seconds if len(self.embeddings) else 0.0
-
-
-def example_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What examples are made in for a network of a dtype: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def stream_examples(
-    extractor: VGGishFeatureExtractor,
-    source: AudioSource,
-    dtype: torch.dtype = torch.float32,
-    *,
-    decode: Decoder = open_audio,
-) -> Iterator[Tensor]:
-    """Decode a clip of any length and compute its examples, a few at once.
-
-    Args:
-        extractor: The front end.
-        source: The clip, as for calling a pipeline.
-        dtype: The network's, see `example_dtype`.
-        decode: Opens the clip.
-
-    Returns:
-        Parts (examples, 96, 64), none of which is empty. Reading them, like this call, raises
-        AudioError, and what else `decode` raises, where the clip is bad.
-
-    Example:
-        >>> clip = (torch.zeros(16_000 * 60), 16_000)
-        >>> [len(part) for part in stream_examples(VGGishFeatureExtractor(), clip)]
-        [32, 30]
-    """
-    stream = decode(source)
-    blocks = (block.to(example_dtype(dtype)) for block in stream.blocks)
-    return extractor.stream(blocks, stream.sampling_rate, max_examples=_PART_EXAMPLES)
+from vggish_hf.pipeline.output import VGGishOutput
+from vggish_hf.pipeline.reading import is_one_clip, make_opener
+from vggish_hf.pipeline.streaming import ErrorHandler, stream_outputs
 
 
 class VGGishPipeline:
@@ -119,10 +56,14 @@ class VGGishPipeline:
             )
         self.extractor = extractor
         self.model = model
-        self._example_shape = taken
         self._model_id: str | None = None
         self._weights_path: Path | None = None
         self._networks = InferenceNetworks()
+
+    def __repr__(self) -> str:
+        name = "of no file" if self._model_id is None else repr(self._model_id)
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}(model: {name}, device: {self.model.device}, dtype: {dtype})"
 
     @classmethod
     def from_pretrained(
@@ -130,7 +71,7 @@ class VGGishPipeline:
         pretrained_model_name_or_path: str | Path,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         padding: Padding | None = None,
         example_hop_seconds: float | None = None,
         **options: Unpack[hub.HubOptions],
@@ -141,7 +82,7 @@ class VGGishPipeline:
             pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
                 repository's id on the Hub.
             device: Where the network runs.
-            dtype: In which precision it runs.
+            dtype: In which precision it runs: `torch.bfloat16` or `"bfloat16"`.
             padding: What becomes of samples that fill no example, see `VGGishFeatureConfig`;
                 without it what the model's folder says, with `"short"` in place of `"none"`, so
                 that no clip disappears.
@@ -150,11 +91,13 @@ class VGGishPipeline:
 
         Raises:
             FileNotFoundError: There is no such folder, or it lacks a file.
-            ValueError: A file does not fit; see the two classes.
+            ValueError: A file does not fit, see the two classes; or this machine has no such
+                device.
             TypeError: There is no such option.
         """
         own = ("device", "dtype", "padding", "example_hop_seconds")
         hub.check_options(options, hub.HubOptions, own)
+        device, dtype = check_device(device), parse_dtype(dtype)
         # At once, so that both parts are of the same commit.
         files = (hub.FEATURE_CONFIG_NAME, hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
@@ -187,41 +130,67 @@ class VGGishPipeline:
 
     @overload
     def __call__(
-        self, inputs: list[Source], *, postprocess: Postprocess = ..., batch_size: int = ...
-    ) -> list[VGGishOutput]: ...
+        self,
+        inputs: AudioSource | Clip,
+        *,
+        postprocess: Postprocess = ...,
+        batch_size: int = ...,
+        limits: AudioLimits = ...,
+        isolated: bool = ...,
+    ) -> VGGishOutput: ...
 
     @overload
     def __call__(
-        self, inputs: AudioSource, *, postprocess: Postprocess = ..., batch_size: int = ...
-    ) -> VGGishOutput: ...
+        self,
+        inputs: Iterable[Any],
+        *,
+        postprocess: Postprocess = ...,
+        batch_size: int = ...,
+        limits: AudioLimits = ...,
+        isolated: bool = ...,
+    ) -> list[VGGishOutput]: ...
 
     def __call__(
         self,
-        inputs: AudioSource | list[Source],
+        inputs: AudioSource | Clip | Iterable[Any],
         *,
         postprocess: Postprocess = "none",
         batch_size: int = 32,
+        limits: AudioLimits = DEFAULT_LIMITS,
+        isolated: bool = False,
     ) -> VGGishOutput | list[VGGishOutput]:
-        """Embed one clip, or a list of clips of unequal lengths.
+        """Embed one clip, or many clips of unequal lengths.
 
         Args:
             inputs: A path, bytes, a binary file object, `(waveform, sampling_rate)`,
-                `{"array": ..., "sampling_rate": ...}`, a value of a `datasets.Audio` column, or a
-                list of these.
+                `{"array": ..., "sampling_rate": ...}`, a value of a `datasets.Audio` column, a
+                clip of `vggish_hf.inputs.find_clips`; or many of these: a list, tuple, array or
+                column, or an iterator.
             postprocess: `"none"` for what the network gives, `"pca"` for the whitened and clipped
                 embeddings, `"uint8"` for these as the released AudioSet embeddings are stored.
             batch_size: Examples that the network takes at once, of as many clips as it needs.
+            limits: What an encoded clip may be at most.
+            isolated: Whether files are decoded in processes of their own, so that a file that
+                breaks a decoder fails alone: for untrusted audio.
 
         Returns:
-            The output of the clip, or a list of outputs in the order of the list.
+            The output of the clip, or a list of outputs in the order of the inputs.
 
         Raises:
-            AudioError: A clip cannot be decoded.
+            AudioError: A clip cannot be decoded; the message names it.
             ValueError: A clip is empty or not finite, or the model has no post-processor.
         """
-        if isinstance(inputs, list):
-            return list(self.stream(inputs, postprocess=postprocess, batch_size=batch_size))
-        (output,) = self.stream([inputs], postprocess=postprocess, batch_size=batch_size)
+        is_one = is_one_clip(inputs)
+        outputs = self.stream(
+            [inputs] if is_one else cast(Iterable[Any], inputs),
+            postprocess=postprocess,
+            batch_size=batch_size,
+            limits=limits,
+            isolated=isolated,
+        )
+        if not is_one:
+            return list(outputs)
+        (output,) = outputs
         return output
 
     def stream(
@@ -232,7 +201,9 @@ class VGGishPipeline:
         batch_size: int = 32,
         num_workers: int = 2,
         on_error: ErrorHandler | None = None,
-        decode: Decoder = open_audio,
+        limits: AudioLimits = DEFAULT_LIMITS,
+        isolated: bool = False,
+        decode: Decoder | None = None,
     ) -> Generator[VGGishOutput, None, None]:
         """Embed any number of clips, with the examples of many in one batch.
 
@@ -245,77 +216,49 @@ class VGGishPipeline:
             batch_size: As for calling the pipeline.
             num_workers: Clips that are decoded at once.
             on_error: Called with a clip's position, the clip and the exception where it cannot be
-                read; the clip is then left out. Without it the exception is raised.
-            decode: Opens a clip, in one of the threads; the inputs are whatever it takes.
+                read; the clip then has no output. Without it the exception is raised, with the
+                clip's name in its message.
+            limits: As for calling the pipeline.
+            isolated: As for calling the pipeline; the processes end with the stream.
+            decode: Opens a clip, in one of the threads, in place of `limits` and `isolated`; the
+                inputs are whatever it takes.
 
         Yields:
             The clips' outputs, in the order of the inputs.
 
         Raises:
             ValueError: An argument is refused, or the model has no post-processor.
+
+        Example:
+            >>> from vggish_hf import VGGishPipeline
+            >>> pipe = VGGishPipeline.from_pretrained("demo")
+            >>> clips = [(torch.zeros(16_000), 16_000), (torch.zeros(99_000), 44_100)]
+            >>> [len(out) for out in pipe.stream(clips)]
+            [1, 2]
         """
+        if is_one_clip(inputs):
+            raise ValueError(
+                f"Expected many clips, got one {type(inputs).__name__}; pass it in a list, or call "
+                "the pipeline with it"
+            )
+        if decode is not None and (isolated or limits != DEFAULT_LIMITS):
+            raise ValueError("Expected either `decode` or `limits` and `isolated`, got both")
         self.check_postprocess(postprocess)
-        for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
-            if value < 1:
-                raise ValueError(f"Expected `{name}` of at least 1, got {value}")
-        return self._stream(inputs, postprocess, batch_size, num_workers, on_error, decode)
-
-    def _stream(
-        self,
-        inputs: Iterable[Any],
-        postprocess: Postprocess,
-        batch_size: int,
-        num_workers: int,
-        on_error: ErrorHandler | None,
-        decode: Decoder,
-    ) -> Generator[VGGishOutput, None, None]:
+        check_at_least_one(batch_size=batch_size, num_workers=num_workers)
         self._networks.fastest(self.model)  # so that no two threads lay out the weights
-        on_cpu = self.model.device.type == "cpu"
-        threads = TorchThreads(torch.get_num_threads() if on_cpu else 1)
-        embed = partial(self.embed_examples, postprocess=postprocess)
-        batcher = Batcher(embed, batch_size, threads)
-
-        def read(index: int, source: Any, parts: Iterator[Tensor]) -> Iterator[Tensor]:
-            # Only what reading raises is the clip's fault; what the network raises is not.
-            try:
-                yield from parts
-            except (ValueError, OSError, TypeError) as error:
-                if on_error is None:
-                    name = f" ({source})" if isinstance(source, (str, os.PathLike)) else ""
-                    error.add_note(f"in input {index}{name}")
-                    raise
-                on_error(index, source, error)
-                batcher.discard()
-            else:
-                batcher.end()
-
-        parts_of = prefetch(
-            enumerate(inputs),
-            lambda indexed: self._features(indexed[1], decode),
+        decoders = IsolatedDecoders() if isolated else None
+        return stream_outputs(
+            inputs,
+            self.extractor,
+            partial(self.embed_examples, postprocess=postprocess),
+            dtype=self.model.dtype,
+            batch_size=batch_size,
             num_workers=num_workers,
-            depth=_WAITING_PARTS,
+            num_threads=torch.get_num_threads() if self.model.device.type == "cpu" else 1,
+            on_error=on_error,
+            decode=decode or make_opener(limits, decoders),
+            decoders=decoders,
         )
-        with threads, closing(parts_of):
-            for (index, source), parts in parts_of:
-                batcher.start(index)
-                for part in read(index, source, parts):
-                    batcher.add(part)
-                    yield from self._outputs(batcher, postprocess)
-                yield from self._outputs(batcher, postprocess)
-            batcher.flush()
-            yield from self._outputs(batcher, postprocess)
-
-    def _outputs(self, batcher: Batcher, postprocess: Postprocess) -> Iterator[VGGishOutput]:
-        for index, embeddings in batcher.finished():
-            if embeddings is None:  # a clip without a whole example
-                none = torch.empty(0, *self._example_shape, device="cpu")
-                embeddings = self.embed_examples(none, postprocess)
-            times = self.extractor.example_times(len(embeddings))
-            seconds = self.extractor.config.example_seconds
-            yield VGGishOutput(embeddings, times, index, seconds)
-
-    def _features(self, source: Any, decode: Decoder) -> Iterator[Tensor]:
-        return stream_examples(self.extractor, source, self.model.dtype, decode=decode)
 
     def check_postprocess(self, postprocess: Postprocess) -> None:
         """Raise ValueError if there is no such post-process, or the model cannot do it."""
