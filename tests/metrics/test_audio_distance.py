@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fad_processes import SIZE, batches
+from folders import TESTS
 from processes import run_processes
 from torchmetrics import MetricCollection
 
@@ -262,13 +263,13 @@ distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes(request):
+def test_two_processes():
     by_set = {True: [], False: []}
     for embeddings, real in batches():
         by_set[real].append(embeddings.double())
     expected = expected_distance(torch.cat(by_set[True]), torch.cat(by_set[False]))
     shares = [(0, 1, 0, 1, 0, 1), (0, 0, 1, 1, 1, 0), (1, 1, 1, 1, 1, 1)]
-    outputs = run_processes(IN_TWO_PROCESSES, request.path.parent, json.dumps(shares))
+    outputs = run_processes(IN_TWO_PROCESSES, TESTS, json.dumps(shares))
     results = [json.loads(output) for output in outputs]
     assert [len(of_process) for of_process in results] == [3, 3]
     for distance, before, after in itertools.chain.from_iterable(results):

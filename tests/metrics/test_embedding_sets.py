@@ -5,6 +5,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.metrics import ClipEmbedder, EmbeddingStatistics, embed_set
@@ -22,9 +23,9 @@ def embedder(pipe):
 
 
 @pytest.fixture
-def folder(tmp_path, request):
+def folder(tmp_path):
     """Real files, three of which hold no audio, in a tree of folders."""
-    cases = request.path.parent / "data" / "audio_cases"
+    cases = TESTS / "data" / "audio_cases"
     target = tmp_path / "clips"
     (target / "more").mkdir(parents=True)
     for path in sorted(cases.iterdir()):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import TESTS
 
 from vggish_hf import (
     VGGishConfig,
@@ -49,9 +50,9 @@ def any_pipe(request, pipe):
 
 
 @pytest.fixture(scope="module")
-def clips(request):
+def clips():
     """Six pieces of five seconds of each real recording that is long enough."""
-    folder = request.path.parent / "data" / "audio_cases"
+    folder = TESTS / "data" / "audio_cases"
     pieces = []
     for name in (
         "facebookresearch__bach.mp3",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from folders import TESTS
 
 from vggish_hf.audioset import RecordReader, parse_audioset
 from vggish_hf.metrics import EmbeddingStatistics, SmallSampleWarning
@@ -193,9 +194,9 @@ def test_released_embeddings(shared):
     assert distance == pytest.approx(27.3425736, abs=1e-6)
 
 
-def test_the_constant_of_dequantization_cancels(request):
+def test_the_constant_of_dequantization_cancels():
     # Ours is the middle of a step, others take its lower end: both means move alike.
-    shards = sorted((request.path.parent / "data" / "audioset").rglob("*.tfrecord"))
+    shards = sorted((TESTS / "data" / "audioset").rglob("*.tfrecord"))
     clips = [parse_audioset(data).embedding for path in shards for data in RecordReader(path)]
     halves = [np.concatenate(clips[start::2]) for start in (0, 1)]
     ends = [EmbeddingStatistics.from_embeddings(half * (4 / 255) - 2) for half in halves]
