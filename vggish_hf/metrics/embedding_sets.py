@@ -1,6 +1,7 @@
 """A set of clips, whatever it is stored as, as statistics."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -43,8 +44,8 @@ def embed_set(
     force: bool = False,
     batch_size: int = 32,
     num_workers: int = 2,
-    decoders: IsolatedDecoders | None = None,
     limits: AudioLimits = DEFAULT_LIMITS,
+    isolated: bool = False,
     progress: bool = False,
     on_clip: OnClip | None = None,
 ) -> EmbeddingSet:
@@ -60,9 +61,9 @@ def embed_set(
         force: Take it though it was embedded differently.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
-        decoders: Processes that decode the files; without them this one does, which is for audio
-            that you trust.
-        limits: What a clip may be at most.
+        limits: What an encoded clip may be at most.
+        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+            decoder fails alone: for untrusted audio.
         progress: Whether to show a bar, where standard error is a terminal.
         on_clip: Called with the name and the embeddings (examples, size) of each clip counted.
 
@@ -77,27 +78,29 @@ def embed_set(
     if found.kind == "statistics":
         return EmbeddingSet(statistics, statistics.clips, notes=found.notes)
     failures = list(found.failures)
-    if found.kind == "embeddings":
-        clips: Iterator[NamedEmbeddings] = iter(found.clips)
-    else:
-        assert embedder is not None  # check_set
-        decode = _decoder(decoders, limits)
-        clips = _embedded(found, embedder, failures, batch_size, num_workers, decode)
-    total = len(found.clips) if isinstance(found.clips, list) else None
     counted = 0
-    for name, rows in tqdm(clips, unit=" clips", total=total, disable=None if progress else True):
-        if len(rows):
-            check_scale(rows)  # which is not a fault of one clip
-        try:
-            if not len(rows):
-                raise ValueError("it is shorter than an example")
-            statistics = statistics.update(rows)
-        except ValueError as error:
-            failures.append(ClipFailure(name, str(error)))
-            continue
-        counted += 1
-        if on_clip is not None:
-            on_clip(name, rows)
+    with IsolatedDecoders() if isolated else nullcontext() as decoders:
+        if found.kind == "embeddings":
+            clips: Iterator[NamedEmbeddings] = iter(found.clips)
+        else:
+            assert embedder is not None  # check_set
+            decode = _decoder(decoders, limits)
+            clips = _embedded(found, embedder, failures, batch_size, num_workers, decode)
+        total = len(found.clips) if isinstance(found.clips, list) else None
+        shown = tqdm(clips, unit=" clips", total=total, disable=None if progress else True)
+        for name, rows in shown:
+            if len(rows):
+                check_scale(rows)  # which is not a fault of one clip
+            try:
+                if not len(rows):
+                    raise ValueError("it is shorter than an example")
+                statistics = statistics.update(rows)
+            except ValueError as error:
+                failures.append(ClipFailure(name, str(error)))
+                continue
+            counted += 1
+            if on_clip is not None:
+                on_clip(name, rows)
     return EmbeddingSet(replace(statistics, clips=counted), counted, tuple(failures), found.notes)
 
 

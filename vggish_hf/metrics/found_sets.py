@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vggish_hf.audio import AudioSource
 from vggish_hf.inputs import Clip, SkipHandler, find_clips
-from vggish_hf.inputs.stores import has_ending, is_url
+from vggish_hf.inputs.addresses import has_ending, is_url
 from vggish_hf.metrics.statistics import EmbeddingStatistics
 from vggish_hf.outputs.npz_reading import is_npz_of_embeddings
 from vggish_hf.outputs.reading import check_value_type, find_embeddings, to_floats
@@ -93,7 +93,7 @@ def find_set(
         return source
     if isinstance(source, EmbeddingStatistics):
         return FoundSet("statistics", statistics=source)
-    if isinstance(source, (np.ndarray, Tensor)):
+    if _is_embeddings(source):
         rows = _rows_of(source)
         return FoundSet("statistics", statistics=EmbeddingStatistics.from_embeddings(rows))
     if _is_one_clip(source):
@@ -249,7 +249,8 @@ def _rows_of(embeddings: Any) -> NDArray[Any]:
 
 
 def _is_embeddings(item: Any) -> bool:
-    return isinstance(item, (np.ndarray, Tensor))
+    is_array = isinstance(item, np.ndarray) and item.dtype.kind in "biufc"  # not of paths
+    return is_array or isinstance(item, Tensor)
 
 
 def _is_one_clip(source: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggish_hf._checks import check_at_least_one, check_choice
-from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.metrics.embedding_sets import EmbeddingSet, check_set, embed_set
 from vggish_hf.metrics.found_sets import EmbeddingSource, FoundSet, find_set
 from vggish_hf.metrics.frechet import distances_from
@@ -95,8 +95,8 @@ def frechet_audio_distance(
     force: bool = False,
     batch_size: int = 32,
     num_workers: int = 2,
-    decoders: IsolatedDecoders | None = None,
     limits: AudioLimits = DEFAULT_LIMITS,
+    isolated: bool = False,
     progress: bool = False,
 ) -> FadResult:
     """Compute the Frechet Audio Distance between two sets of clips.
@@ -120,9 +120,9 @@ def frechet_audio_distance(
         force: Compare sets that were not embedded alike.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
-        decoders: Processes that decode the files; without them this one does, which is for audio
-            that you trust.
-        limits: What a clip may be at most.
+        limits: What an encoded clip may be at most.
+        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+            decoder fails alone: for untrusted audio.
         progress: Whether to show a bar, where standard error is a terminal.
 
     Raises:
@@ -159,8 +159,8 @@ def frechet_audio_distance(
         embedder=embedder,
         batch_size=batch_size,
         num_workers=num_workers,
-        decoders=decoders,
         limits=limits,
+        isolated=isolated,
         progress=progress,
     )
     real_set = embed(found_real)
@@ -183,7 +183,14 @@ def frechet_audio_distance(
         _check_count("fake", fake_set)
         b = fake_set.statistics
         distance = distance_to(b.mean, b.covariance)
-    notes = [*real_set.notes, *fake_set.notes, *_notes(a, b)]
+    notes = [*real_set.notes, *fake_set.notes]
+    if not notes and a.is_provenance_known != b.is_provenance_known:
+        role = "fake" if a.is_provenance_known else "real"
+        notes.append(
+            f"{role}: nothing is known of how its embeddings were made; whether they are "
+            "comparable was not checked"
+        )
+    notes += _notes(a, b)
     fit = interval = None
     # The score is there: what cannot be had besides must not cost it.
     try:
@@ -237,12 +244,6 @@ def _notes(real: EmbeddingStatistics, fake: EmbeddingStatistics) -> list[str]:
         if (note := statistics.small_sample_note())
     ]
     notes.extend(f"not embedded alike: {difference}" for difference in real.differences(fake))
-    if real.is_provenance_known != fake.is_provenance_known:
-        role = "fake" if real.is_provenance_known else "real"
-        notes.append(
-            f"{role}: nothing is known of how its embeddings were made; that they are comparable "
-            "was not checked"
-        )
     config = fake.provenance.get("config")
     if isinstance(config, dict) and config.get("embedding_activation") == "relu":
         notes.append("the model applies a ReLU, which no preset has: scores differ from published")

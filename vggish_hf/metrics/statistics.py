@@ -191,7 +191,7 @@ class EmbeddingStatistics:
             lines = "\n  ".join(differences)
             raise ValueError(
                 "Expected embeddings that were made alike, got different ones; embed both sets in "
-                f"one way, or pass force=True:\n  {lines}"
+                f"one way, or pass `force`:\n  {lines}"
             )
 
     def differences(self, other: "EmbeddingStatistics") -> list[str]:

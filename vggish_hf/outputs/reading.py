@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from vggish_hf.inputs.stores import is_url, open_binary, storage_errors, without_secrets
+from vggish_hf.inputs.addresses import is_url, without_secrets
+from vggish_hf.inputs.stores import open_binary, storage_errors
 from vggish_hf.modeling import VGGishPostprocessor
 from vggish_hf.outputs.schema import METADATA_KEY
 

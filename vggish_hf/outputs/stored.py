@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from vggish_hf.inputs.stores import has_ending
+from vggish_hf.inputs.addresses import has_ending
 from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.outputs.npz_reading import EmbeddingArrays
 from vggish_hf.outputs.parts import find_repeated
