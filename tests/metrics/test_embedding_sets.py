@@ -190,25 +190,29 @@ def test_errors(embedder, tmp_path, clips):
 
 def test_rows_that_were_cast_are_no_fault_of_a_clip(embedder):
     rows = np.random.default_rng(0).integers(256, size=(4, 9, 128)).astype(np.float32)
-    with pytest.raises(ValueError, match="whole numbers from 0 to 255: .* cast them back to uint8"):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 255"):
         embed_set(list(rows))
 
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_file_is_decoded_here_or_in_a_process_of_its_own(isolated, embedder, folder, monkeypatch):
     started = []
-    monkeypatch.setattr(
-        IsolatedDecoders, "open", lambda *a, _open=IsolatedDecoders.open: started.append(1) or _open(*a)
-    )
+    open_isolated = IsolatedDecoders.open
+
+    def note(*arguments):
+        started.append(1)
+        return open_isolated(*arguments)
+
+    monkeypatch.setattr(IsolatedDecoders, "open", note)
     found = embed_set(folder, embedder, isolated=isolated)
     assert found.clips > 5
     assert bool(started) == isolated
 
 
-def test_limits(embedder, clips, folder):
+def test_limits(embedder, folder):
     found = embed_set(folder, embedder, limits=AudioLimits(max_seconds=0.001))
     assert found.clips == 0
-    assert "at most 0.001 seconds" in found.failures[0].reason
+    assert sum("at most 0.001 seconds" in reason for _, reason in found.failures) > 5
 
 
 def test_the_network_s_own_errors_are_nobody_s_clip(pipe, clips):

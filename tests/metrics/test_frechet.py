@@ -1,11 +1,15 @@
 """Against scipy's root of the product, and against closed forms where that one fails."""
 
+import time
+
 import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from vggish_hf.metrics import frechet_distance
+from vggish_hf.metrics.frechet import distances_from
 
 # What the numbers of two routes through float64 may differ by, relative to the traces.
 ROUNDING = 1e-12

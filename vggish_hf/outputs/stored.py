@@ -9,6 +9,7 @@ from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.outputs.npz_reading import EmbeddingArrays
 from vggish_hf.outputs.parts import find_repeated
 from vggish_hf.outputs.reading import EmbeddingFile, NamedEmbeddings
+from vggish_hf.provenance import provenance_differences
 
 _MANIFEST = ".embeddings.json"
 
@@ -47,27 +48,33 @@ class StoredFolder:
         path: The folder.
 
     Raises:
-        ValueError: It holds no embeddings yet, or its files are damaged.
+        ValueError: It holds no embeddings yet, or a file is damaged or was made from something
+            else.
 
     Attributes:
         path: The folder.
-        provenance: What the folder says of the embeddings' origin.
-        has_metadata: That it says anything.
+        provenance: What its files say of the embeddings' origin.
+        has_metadata: Whether all of its files have the metadata that this package writes.
         size: Length of an embedding.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path: str | Path = path
         self._folder = EmbeddingFolder(path)
-        manifest = self._folder.manifest or {}
         self._parts = sorted(Path(path).glob("*.parquet"))
         if not self._parts:
             raise ValueError(f"Expected embeddings in {str(path)!r}, it holds none yet")
         files = [EmbeddingFile(part) for part in self._parts]
         self.size = files[0].size
-        provenance = manifest.get("provenance")
-        self.provenance: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
-        self.has_metadata = True
+        self.provenance = files[0].provenance
+        self.has_metadata = all(file.has_metadata for file in files)
+        for file in files[1:]:
+            differences = provenance_differences(self.provenance, file.provenance)
+            if differences and file.has_metadata and files[0].has_metadata:
+                raise ValueError(
+                    f"Expected embeddings that were made alike in {str(path)!r}, {file.path!r} "
+                    f"differs: {'; '.join(differences)}"
+                )
 
     def clips(self) -> Iterator[NamedEmbeddings]:
         """Read the clips, each once: a job that has not finished may have written one twice.
