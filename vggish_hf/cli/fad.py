@@ -164,13 +164,14 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 f"Expected the name of a file in an existing folder, got {str(path)!r}"
             )
     if args.plot is not None:
+        from vggish_hf.plotting import check_picture
+
         try:
-            from vggish_hf.plotting import check_picture
+            check_picture(args.plot)
         except ModuleNotFoundError:
             raise ImportError(
                 "--plot draws with matplotlib: pip install 'vggish-hf[plot]'"
             ) from None
-        check_picture(args.plot)
 
 
 def _table(result: FadResult, *, per_file: bool) -> Iterator[str]:

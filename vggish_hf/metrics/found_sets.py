@@ -139,7 +139,7 @@ def find_set(
 def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | None) -> FoundSet:
     audio: list[Clip] = []
     stored: list[StoredEmbeddings] = []
-    statistics: list[tuple[str, EmbeddingStatistics]] = []
+    statistics: list[EmbeddingStatistics] = []
     damaged: list[Exception] = []
     for path in paths:  # each on its own: what is given twice counts twice
         if not is_url(path) and is_embedding_folder(path):
@@ -152,7 +152,7 @@ def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | 
                 if is_npz_of_embeddings(clip.path):
                     stored.append(open_embeddings(clip.path))
                 else:
-                    statistics.append((clip.id, EmbeddingStatistics.load(clip.path)))
+                    statistics.append(EmbeddingStatistics.load(clip.path))
             elif clip.member is None and has_ending(clip.path, {".parquet"}):
                 try:
                     stored.append(open_embeddings(clip.path))
@@ -168,9 +168,7 @@ def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | 
     if stored:
         return _of_stored(stored)
     if statistics:
-        name, only = statistics[0]
-        notes = () if only.is_provenance_known else (_unknown(name),)
-        return FoundSet("statistics", statistics=only, notes=notes)
+        return FoundSet("statistics", statistics=statistics[0])
     if not any(_may_exist(clip) for clip in audio):
         others = f", nor any of {len(audio) - 1} more" * (len(audio) > 1)
         raise FileNotFoundError(f"No such file or folder: {audio[0].id!r}{others}")
