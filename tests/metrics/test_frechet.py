@@ -1,11 +1,15 @@
 """Against scipy's root of the product, and against closed forms where that one fails."""
 
+import time
+
 import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from vggish_hf.metrics import frechet_distance
+from vggish_hf.metrics.frechet import distances_from
 
 # What the numbers of two routes through float64 may differ by, relative to the traces.
 ROUNDING = 1e-12
@@ -166,3 +170,42 @@ def test_errors(change, message):
 def test_the_largest_values_give_a_number():
     mean, covariance = np.full(4, 1e149), np.eye(4) * 1e149
     assert np.isfinite(frechet_distance(mean, covariance, -mean, covariance / 3))
+
+
+@pytest.mark.parametrize("count", [20, 128, 129, 2000])
+def test_a_set_is_at_zero_from_itself(count):
+    # Whatever order it is read in: what is left is rounding.
+    rows = np.random.default_rng(0).normal(size=(count, 128)) * 5 + 3
+    moments = [(part.mean(0), np.cov(part, rowvar=False)) for part in (rows, rows[::-1])]
+    assert frechet_distance(*moments[0], *moments[0]) == 0
+    assert frechet_distance(*moments[0], *moments[1]) == 0
+    near = (moments[0][0] + 1e-9, moments[0][1])
+    assert frechet_distance(*moments[0], *near) == pytest.approx(128e-18, rel=1e-3)
+
+
+def test_distances_from_one():
+    rng = np.random.default_rng(0)
+    mean_a, mean_b = rng.normal(size=(2, 8))
+    with distances_from(mean_a, np.eye(8)) as distance_to:
+        assert distance_to(mean_b, 2 * np.eye(8)) == frechet_distance(
+            mean_a, np.eye(8), mean_b, 2 * np.eye(8)
+        )
+        with pytest.raises(ValueError, match=r"one size, got 8, \(8, 8\), 7 and \(7, 7\)"):
+            distance_to(mean_b[:7], np.eye(7))
+        with pytest.raises(ValueError, match="finite `mean_b`"):
+            distance_to(mean_b * np.nan, np.eye(8))
+
+
+def test_it_computes_in_one_thread():
+    # Threads that wait for each other would take several times the time on the clock.
+    rows = np.random.default_rng(0).normal(size=(2000, 128))
+    moments = rows.mean(0), np.cov(rows, rowvar=False)
+    before = torch.get_num_threads()
+    with distances_from(*moments) as distance_to:
+        distance_to(*moments)
+        cpu, clock = time.process_time(), time.perf_counter()
+        for _ in range(20):
+            distance_to(*moments)
+        cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    assert cpu < 1.2 * clock
+    assert torch.get_num_threads() == before

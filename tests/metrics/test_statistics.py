@@ -2,6 +2,7 @@
 
 import tarfile
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,36 @@ def test_other_provenance_is_refused_unless_forced():
     assert a.distance(b, force=True) < 1e-20
     assert a.merge(b, force=True).provenance == a.provenance
     assert a.merge(a).count == 80
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_eight_bits_that_were_cast_are_refused(dtype):
+    quantized = np.random.default_rng(0).integers(256, size=(50, 16), dtype=np.uint8)
+    with pytest.raises(ValueError, match="floats that are whole numbers from 0 to 255"):
+        EmbeddingStatistics.from_embeddings(quantized.astype(dtype))
+    right = VGGishPostprocessor.dequantize(torch.from_numpy(quantized))
+    assert EmbeddingStatistics.from_embeddings(right).count == 50
+    # A ReLU leaves zeros, and whole numbers inside the range say nothing.
+    assert EmbeddingStatistics.from_embeddings(np.zeros((5, 16))).count == 5
+
+
+def test_clips_are_counted_where_they_are_known():
+    data = rows(40)
+    a = EmbeddingStatistics.from_embeddings(data)
+    assert a.clips is a.merge(a).clips is None
+    known = replace(a, clips=4)
+    assert known.merge(replace(a, clips=3)).clips == 7
+    assert known.merge(a).clips is None
+    assert known.update(data).clips is None
+
+
+def test_unknown_provenance_is_compared_with_nothing():
+    data = rows(40)
+    known = EmbeddingStatistics.from_embeddings(data, {"dtype": "float32"})
+    unknown = EmbeddingStatistics.from_embeddings(data, {"version": "1"})
+    assert known.is_provenance_known
+    assert not unknown.is_provenance_known
+    assert known.distance(unknown) == 0
 
 
 def released(archive):

@@ -6,9 +6,11 @@ The metric class needs torchmetrics, and is imported when it is first asked for.
 from typing import TYPE_CHECKING
 
 from vggish_hf._runtime.lazy import lazy_names
-from vggish_hf.metrics.embedding_sets import ClipFailure as ClipFailure
 from vggish_hf.metrics.embedding_sets import EmbeddingSet as EmbeddingSet
 from vggish_hf.metrics.embedding_sets import embed_set as embed_set
+from vggish_hf.metrics.found_sets import ClipFailure as ClipFailure
+from vggish_hf.metrics.found_sets import FoundSet as FoundSet
+from vggish_hf.metrics.found_sets import find_set as find_set
 from vggish_hf.metrics.frechet import frechet_distance as frechet_distance
 from vggish_hf.metrics.infinity import InfinityFit as InfinityFit
 from vggish_hf.metrics.infinity import Interval as Interval

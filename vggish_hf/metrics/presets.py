@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vggish_hf._checks import check_choice, check_sampling_rate
-from vggish_hf.audio import AudioSource
+from vggish_hf.audio import Decoder, open_audio
 from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.feature_extraction.resampling import resample_blocks
@@ -118,11 +118,12 @@ class ClipEmbedder:
 
     def stream(
         self,
-        clips: Iterable[AudioSource],
+        clips: Iterable[Any],
         *,
         batch_size: int = 32,
         num_workers: int = 2,
         on_error: ErrorHandler | None = None,
+        decode: Decoder = open_audio,
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Embed clips, see `VGGishPipeline.stream`.
 
@@ -130,7 +131,11 @@ class ClipEmbedder:
             The clip's position and its embeddings (examples, size).
         """
         for output in self.pipeline.stream(
-            clips, batch_size=batch_size, num_workers=num_workers, on_error=on_error
+            clips,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_error=on_error,
+            decode=decode,
         ):
             embeddings = output.embeddings
             if self.preset.float16:
