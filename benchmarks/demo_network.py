@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--data.source", str(ESC10), "--network", folder]
         held_out = ["--data.test_folds", f"[{HELD_OUT}]", "--trainer.enable_progress_bar", "false"]
-        vggish_hf(["train", "--config", "demo", *options, *held_out])
+        vggish_hf(["train", "--config", "esc10-demo", *options, *held_out])
         minutes = (time.perf_counter() - start) / 60
         pipeline = VGGishPipeline.from_pretrained(folder)
     paths = [Path(path) for path in find_inputs([str(ESC10)])]

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from vggish_hf.inputs import find_inputs
 from vggish_hf.lightning import AudioFilesDataModule, VGGishEmbedder, VGGishEmbeddingWriter
 
 
@@ -66,7 +65,7 @@ def main(folder, notes, mode, kind, *arguments):
     if kind == "files":
         model, inputs = arguments
         module = VGGishEmbedder(model)
-        data = AudioFilesDataModule(find_inputs([inputs]), batch_size=4, num_workers=1)
+        data = AudioFilesDataModule([inputs], batch_size=4, num_workers=1)
     else:
         module, data = Own(), OwnData(int(arguments[0]))
     writer = VGGishEmbeddingWriter(folder, clips_per_part=2)

@@ -221,15 +221,19 @@ def draw_map(embeddings: Tensor, labels: Tensor, classes: Sequence[str], title: 
     return figure
 
 
-def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> "Figure":
+def draw_confusion(
+    confusion: Tensor, classes: Sequence[str], title: str, counts: Sequence[int] | None = None
+) -> "Figure":
     """Draw a matrix of shares, a row for each true class and a column for each predicted one.
 
     Args:
         confusion: (classes, classes), from 0 to 1; rows of NaN stay empty.
         classes: The names of the classes; up to forty are named.
         title: The title.
+        counts: How many clips have each class: named beside it, as a share of one clip says little.
     """
     count = len(classes)
+    rows = [f"{name} ({n})" for name, n in zip(classes, counts or [], strict=False)] or classes
     size = 4 + 0.2 * min(count, _MAX_CLASS_NAMES)
     figure = _make_figure(size + 1, size)
     axes = figure.subplots()
@@ -239,7 +243,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> "Fi
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if count <= _MAX_CLASS_NAMES:
         axes.set_xticks(range(count), classes, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), classes, parse_math=False)
+        axes.set_yticks(range(count), rows, parse_math=False)
     if count <= _MAX_CLASS_NUMBERS:
         for row, column in np.argwhere(~np.isnan(values)):
             value = values[row, column]

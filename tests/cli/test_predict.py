@@ -1,11 +1,16 @@
 """`vggish-hf predict`: lines and tables of scores, and what becomes of inputs that fail."""
 
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
+import tarfile
 
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from sounds import write_sounds
 from tones import TINY
@@ -91,18 +96,29 @@ def test_more_classes_than_there_are(predict, paths, capsys):
 @pytest.mark.parametrize(
     ("ending", "reader"), [("csv", pyarrow.csv.read_csv), ("parquet", pq.read_table)]
 )
-def test_tables(predict, sounds, paths, expected, tmp_path, capsys, ending, reader):
+def test_tables(predict, folder, sounds, paths, expected, tmp_path, capsys, ending, reader):
     out = tmp_path / f"out.{ending}"
     assert predict(sounds, "-o", out) == 0
     ids, scores = read_table(out, reader)
     assert ids == paths
     assert torch.allclose(scores, expected, atol=1e-6)
-    assert capsys.readouterr().out == ""
-    assert list(tmp_path.iterdir()) == [out]
+    assert capsys.readouterr().out == f"6 clips in {out}\n"
+    metadata = (
+        json.loads((tmp_path / "out.csv.json").read_text())
+        if ending == "csv"
+        else json.loads(pq.read_schema(out).metadata[b"vggish_hf"])
+    )
+    assert metadata["classifier"] == str(folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    assert metadata["classifier_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert metadata["feature_config"]["padding"] == "short"
+    assert metadata["options"]["limits"]["max_seconds"] == 43_200
+    beside = [tmp_path / "out.csv.json"] if ending == "csv" else []
+    assert sorted(tmp_path.iterdir()) == [out, *beside]
 
 
 def test_a_table_of_many_rows(predict, paths, tmp_path, monkeypatch):
-    monkeypatch.setattr("vggish_hf.cli.predict._GROUP_ROWS", 4)
+    monkeypatch.setattr("vggish_hf.cli._scores._GROUP_ROWS", 4)
     assert predict(*paths, "-o", tmp_path / "out.parquet") == 0
     ids, _ = read_table(tmp_path / "out.parquet", pq.read_table)
     assert ids == paths
@@ -125,7 +141,7 @@ def test_if_all_fail_an_older_output_stays(predict, tmp_path, capsys):
     out = tmp_path / "out.csv"
     out.write_bytes(b"older")
     assert predict(tmp_path / "gone.wav", "-o", out) == 1
-    assert capsys.readouterr().err.endswith(f"no file was classified, {out} is not written\n")
+    assert capsys.readouterr().err.endswith(f"no clip was classified, {out} is not written\n")
     assert out.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -149,6 +165,77 @@ def test_a_head_takes_the_embeddings_of_a_model(
     ids, scores = read_table(out, pq.read_table)
     assert ids == paths
     assert torch.allclose(scores, torch.stack([clip.scores for clip in clips]), atol=1e-6)
+
+
+def test_the_same_inputs_as_embed(predict, paths, expected, tmp_path, capsys):
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(paths[0], "a.wav")
+    shutil.copy(paths[1], tmp_path / "b.wav")
+    (tmp_path / "._b.wav").write_bytes(b"litter")
+    (tmp_path / "link.wav").symlink_to(paths[2])
+    assert predict(tmp_path / "shard.tar", tmp_path / "*.wav", "--workers", 1, "--top", 1) == 0
+    captured = capsys.readouterr()
+    ids = [line.split(": ")[0] for line in captured.out.splitlines()]
+    assert ids == [f"{tmp_path}/shard.tar/a.wav", f"{tmp_path}/b.wav"]
+    assert captured.err.startswith(f"skipped: {tmp_path}/link.wav: a link that leads out")
+    best = [CLASSES[scores.argmax()] for scores in expected[:2]]
+    assert [line.split(": ")[1].rpartition(" ")[0] for line in captured.out.splitlines()] == best
+    assert predict(tmp_path / "*.wav", "--follow-symlinks") == 0
+    assert f"{tmp_path}/link.wav: " in capsys.readouterr().out
+
+
+def test_long_clips_fail(predict, paths, tmp_path, capsys):
+    assert predict(paths[0], "--max-seconds", 0.1) == 1
+    assert capsys.readouterr().err.startswith(f"failed: {paths[0]}: ")
+    assert predict(paths[0], "--workers", 0) == 2
+    assert "`--workers` of at least 1" in capsys.readouterr().err
+
+
+def test_a_name_moves_no_cursor(predict, paths, tmp_path, capsys):
+    odd = tmp_path / "a\x1b[2J.wav"
+    shutil.copy(paths[0], odd)
+    assert predict(odd) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_clips_without_an_example_have_no_row(tmp_path, paths, predict, capsys):
+    classifier = tmp_path / "classifier"
+    VGGishClassifier(CLASSES, config=TINY, feature_config={"padding": "none"}).save_pretrained(
+        classifier
+    )
+    soundfile.write(tmp_path / "short.wav", [0.1] * 800, 16_000)
+    inputs = (tmp_path / "short.wav", paths[0])
+    assert predict(*inputs, "-o", tmp_path / "out.parquet", classifier=classifier) == 0
+    assert read_table(tmp_path / "out.parquet", pq.read_table)[0] == paths[:1]
+    captured = capsys.readouterr()
+    assert captured.out == f"1 clip in {tmp_path}/out.parquet; 1 shorter than an example\n"
+    assert captured.err == f"shorter than an example: {tmp_path}/short.wav\n"
+    assert predict(inputs[0], "-o", tmp_path / "none.csv", classifier=classifier) == 0
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_other_weights_than_it_learnt_from(
+    predict, tmp_path, small_model_folder, lively_model_folder, paths, capsys
+):
+    pipeline = VGGishPipeline.from_pretrained(small_model_folder)
+    head = VGGishClassifier(CLASSES, embeddings_from=pipeline.provenance("none"))
+    head.save_pretrained(tmp_path / "head")
+    assert predict(paths[0], "--model", small_model_folder, classifier=tmp_path / "head") == 0
+    assert capsys.readouterr().err == ""
+    assert predict(paths[0], "--model", lively_model_folder, classifier=tmp_path / "head") == 0
+    error = capsys.readouterr().err
+    assert error.startswith("vggish-hf: warning: this classifier has learnt from embeddings of ")
+    assert str(small_model_folder) in error
+    assert pipeline.weights_sha256[:12] in error
+    assert error.count("\n") == 1
+
+
+def test_a_revision_of_the_hub(predict, folder, hub, paths, capsys):
+    classifier = VGGishClassifier.from_pretrained(folder)
+    classifier.push_to_hub("org/predicted", token=hub.token)
+    assert predict(paths[0], "--revision", "main", classifier="org/predicted") == 0
+    assert predict(paths[0], "--revision", "main") == 2
+    assert "Expected a Hub id for revision='main'" in capsys.readouterr().err
 
 
 def test_models_that_do_not_fit(

@@ -31,11 +31,11 @@ from vggish_hf.lightning import (
 
 # The demo's recipe, shortened: batches, and an average over steps, for 27 clips in place of 320.
 SHORT = [
-    *("--config", "demo", "--data.test_folds", "[4]", "--data.batch_size", "8"),
+    *("--config", "esc10-demo", "--data.test_folds", "[4]", "--data.batch_size", "8"),
     *("--trainer.max_epochs", "8", "--model.warmup_steps", "5"),
     *("--trainer.callbacks.init_args.decay", "0.8"),
 ]
-ONE_EPOCH = [*("--config", "demo", "--trainer.max_epochs", "1"), "--data.batch_size", "8"]
+ONE_EPOCH = [*("--config", "esc10-demo", "--trainer.max_epochs", "1"), "--data.batch_size", "8"]
 CONFIGS = Path(vggish_hf.__file__).parent / "assets" / "training"
 AUDIOSET = TESTS / "data" / "audioset"
 
@@ -118,11 +118,13 @@ class TestDemo:
         for name, value in backbone.state_dict().items():
             assert torch.equal(model.state_dict()[name], value), name
 
-    def test_its_config_gives_the_same_again(self, trained, tmp_path, here):
-        again = tmp_path / "again"
-        arguments = ["--config", trained.output / "training.yaml", "--output", again]
+    def test_its_config_gives_the_same_again(self, sounds, tmp_path, here):
+        once, again = tmp_path / "once", tmp_path / "again"
+        arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--output", str(once)]
+        assert main(["train", *arguments, "--network", str(tmp_path / "network")]) == 0
+        arguments = ["--config", once / "training.yaml", "--output", again]
         assert main(["train", *map(str, arguments), "--network", "null"]) == 0
-        expected = load_file(trained.output / "model.safetensors")
+        expected = load_file(once / "model.safetensors")
         found = load_file(again / "model.safetensors")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -139,6 +141,7 @@ class TestDemo:
         assert read_scores(lines[-1])["test_accuracy"] > 0.4  # chance: a tenth
 
 
+@pytest.mark.filterwarnings("ignore:.* classes have no clip to learn from")
 class TestAudioSet:
     def test_it_learns(self, tmp_path, here, capsys):
         output = tmp_path / "tagger"
@@ -232,11 +235,61 @@ class TestCommand:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestFinetune:
+    """The recipe for sounds of your own, on a folder as it is."""
+
+    @pytest.fixture
+    def plain(self, tmp_path):
+        """A folder without folds, classes of unequal size, and litter."""
+        folder = write_sounds(tmp_path / "sounds", clips=6)
+        for number, path in enumerate(sorted(folder.rglob("*.wav"))):
+            path.rename(path.with_name(f"recording {number}.wav"))
+        for path in sorted((folder / "rain").iterdir())[1:]:
+            path.unlink()
+        (folder / "bird" / "._a.wav").write_bytes(b"litter")
+        return folder
+
+    def test_it_learns_and_is_validated(self, plain, tmp_path, here, capsys):
+        arguments = ["--data.source", plain, "--output", tmp_path / "mine"]
+        arguments += ["--trainer.max_epochs", 4, "--trainer.callbacks.init_args.first_epoch", 2]
+        assert main(["train", "--config", "finetune", *map(str, arguments)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        losses = read_losses(lines)
+        assert losses[-1] < losses[0]
+        assert all("val_accuracy" in read_scores(line) for line in lines[:4])
+        classifier = VGGishClassifier.from_pretrained(tmp_path / "mine")
+        assert classifier.classes == CLASSES
+        demo = VGGishPipeline.from_pretrained("demo").model
+        assert torch.equal(classifier.backbone.conv1.weight, demo.conv1.weight)  # pretrained
+        assert not torch.equal(classifier.backbone.fc2.weight, demo.fc2.weight)  # and tuned
+
+    def test_its_options(self, plain, here, capsys):
+        arguments = ["--config", "finetune", "--data.source", str(plain)]
+        arguments += ["--model.pretrained", "google", "--model.head", "attention"]
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", *arguments, "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["model"]["pretrained"] == "google"
+        assert config["model"]["head"] == "attention"
+        assert config["data"]["init_args"]["balanced_sampling"] is True
+
+
+def test_what_is_saved_does_not_depend_on_the_working_folder(sounds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(sounds.parent)
+    arguments = ["--config", "finetune", "--trainer.max_epochs", "1", "--data.source", sounds.name]
+    relative = os.path.relpath(tmp_path / "mine")
+    assert main(["train", *arguments, "--output", relative]) == 0
+    config = yaml.safe_load((tmp_path / "mine" / "training.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["init_args"]["source"] == str(sounds)
+    assert config["output"] == str(tmp_path / "mine")
+    assert config["model"]["pretrained"] == "demo"
+
+
 def test_a_checkpoint_is_gone_on_with(sounds, tmp_path, here, capsys):
     arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--trainer.callbacks+=ModelCheckpoint"]
     arguments += [f"--trainer.callbacks.dirpath={tmp_path / 'kept'}"]
     assert main(["train", *arguments, "--trainer.callbacks.filename=last"]) == 0
-    on = ["--checkpoint", str(tmp_path / "kept" / "last.ckpt"), "--trainer.max_epochs", "2"]
+    on = ["--ckpt_path", str(tmp_path / "kept" / "last.ckpt"), "--trainer.max_epochs", "2"]
     with pytest.warns(UserWarning, match="exists and is not empty"):
         assert main(["train", *arguments, *on]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -245,6 +298,20 @@ def test_a_checkpoint_is_gone_on_with(sounds, tmp_path, here, capsys):
     with pytest.warns(UserWarning, match="exists and is not empty"):
         assert main(["train", *arguments, *on, "--model.config.hidden_size", "8"]) == 2
     assert "error: Expected a checkpoint of this classifier: " in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_of_the_output(sounds, tmp_path, here, capsys):
+    output = tmp_path / "mine"
+    arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--trainer.callbacks+=ModelCheckpoint"]
+    arguments += ["--output", str(output)]
+    assert main(["train", *arguments]) == 0
+    assert len(list((output / "checkpoints").glob("*.ckpt"))) == 1
+    on = ["--ckpt_path=last", "--trainer.max_epochs", "2"]
+    with pytest.warns(UserWarning, match="exists and is not empty"):
+        assert main(["train", *arguments, *on]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:8] for line in lines if line.startswith("epoch")] == ["epoch 0:", "epoch 1:"]
+    assert list(here.iterdir()) == []
 
 
 def test_scores_of_another_epoch_are_not_repeated(sounds, here, capsys):
@@ -269,7 +336,7 @@ def test_help_names_the_ready_configs(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
-    assert names == {"audioset-embeddings", "demo"}
+    assert names == {"audioset-embeddings", "esc10-demo", "finetune"}
     assert set(re.findall(r"--config (\S+)\b", " ".join(text.split()))) >= names
 
 
@@ -296,11 +363,20 @@ def test_help_names_every_option(capsys):
     [
         ([], "the following arguments are required: data"),
         (["--bogus", "3"], "unrecognized arguments: --bogus 3"),
-        (["--config", "demo"], "--data: the following arguments are required: source"),
-        (["--config", "demos"], "Expected audioset-embeddings, demo or a YAML file for --config"),
-        (["--config=demos"], "Expected audioset-embeddings, demo or a YAML file for --config"),
+        (["--config", "esc10-demo"], "--data: the following arguments are required: source"),
+        (
+            ["--config", "demos"],
+            "Expected audioset-embeddings, esc10-demo, finetune or a YAML",
+        ),
+        (
+            ["--config=demos"],
+            "Expected audioset-embeddings, esc10-demo, finetune or a YAML",
+        ),
         ([*ONE_EPOCH, "--data.source", "gone"], "Expected a folder or a table, there is none at"),
         ([*ONE_EPOCH, "--data.bogus", "3"], "--data: Option 'bogus' is not accepted"),
+        (["--data.source", "sounds"], "Expected --data, the kind of data, beside --data.source: "),
+        (["--data.source=sounds"], "Expected --data, the kind of data, beside --data.source: "),
+        ([*ONE_EPOCH, "{source}", "--checkpoint", "last"], "Expected a checkpoint below --output"),
         (["--data", "AudioFilesDataModule"], "--data: Expected a dot import path string"),
         ([*ONE_EPOCH, "--model.learning_rate", "x"], "--model.learning_rate: Expected a"),
         ([*ONE_EPOCH, "{source}", "--model.label_smoothing", "3"], "Expected `label_smoothing`"),

@@ -1,5 +1,7 @@
 """Every file's examples, whole and once, in full batches, whoever reads them."""
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from folders import TESTS
 pl = pytest.importorskip("lightning.pytorch")
 
 from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishPipeline  # noqa: E402
-from vggish_hf.inputs import find_inputs  # noqa: E402
+from vggish_hf.audio import AudioLimits  # noqa: E402
+from vggish_hf.inputs import find_clips  # noqa: E402
 from vggish_hf.lightning import AudioFilesDataModule, VGGishEmbedder  # noqa: E402
 from vggish_hf.lightning.audio_files import AudioFileBatches  # noqa: E402
 from vggish_hf.pipeline import stream_examples  # noqa: E402
@@ -24,7 +27,8 @@ pytestmark = [
 ]
 
 AUDIO = TESTS / "data" / "audio_cases"
-PATHS = find_inputs([str(AUDIO)])
+CLIPS = find_clips([str(AUDIO)])
+PATHS = [clip.id for clip in CLIPS]
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
 def test_batches(extractor, batch_size):
-    batches = list(AudioFileBatches(PATHS, extractor, batch_size=batch_size))
+    batches = list(AudioFileBatches(CLIPS, extractor, batch_size=batch_size))
     wanted = expected(extractor)
     assert len(wanted[0]) >= 11
     assert 3 <= len(wanted[1]) <= 4
@@ -87,7 +91,7 @@ def test_batches(extractor, batch_size):
 def test_each_file_has_one_reader(extractor, world_size, num_workers):
     readers = []
     for rank in range(world_size):
-        batches = AudioFileBatches(PATHS, extractor, rank=rank, world_size=world_size)
+        batches = AudioFileBatches(CLIPS, extractor, rank=rank, world_size=world_size)
         loader = torch.utils.data.DataLoader(
             batches, batch_size=None, collate_fn=lambda batch: batch, num_workers=num_workers
         )
@@ -99,7 +103,7 @@ def test_processes_that_skip_otherwise_still_read_each_file_once(extractor):
     # A machine may see files of a killed run later than another one does.
     whole, failed = {}, {}
     for rank, skip in enumerate([PATHS[:3], []]):
-        batches = AudioFileBatches(PATHS, extractor, rank=rank, world_size=2, skip=skip)
+        batches = AudioFileBatches(CLIPS, extractor, rank=rank, world_size=2, skip=skip)
         for found, parts in zip((whole, failed), collect(batches), strict=True):
             assert not found.keys() & parts.keys()
             found.update(parts)
@@ -107,7 +111,9 @@ def test_processes_that_skip_otherwise_still_read_each_file_once(extractor):
 
 
 def test_skipped_files_are_not_read(extractor, tmp_path):
-    batches = AudioFileBatches([str(tmp_path / "gone"), PATHS[1]], extractor, skip=PATHS[1:])
+    batches = AudioFileBatches(
+        [*find_clips([str(tmp_path / "gone")]), CLIPS[1]], extractor, skip=PATHS[1:]
+    )
     assert collect(batches) == (
         {},
         {
@@ -119,7 +125,7 @@ def test_skipped_files_are_not_read(extractor, tmp_path):
 
 def test_a_file_without_an_example_is_whole(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16_000)
-    (batch,) = AudioFileBatches([str(tmp_path / "short.wav")], VGGishFeatureExtractor())
+    (batch,) = AudioFileBatches(find_clips([str(tmp_path / "short.wav")]), VGGishFeatureExtractor())
     assert batch["id"] == [str(tmp_path / "short.wav")]
     assert (batch["num_examples"], batch["is_last"]) == ([0], [True])
     assert batch["examples"].shape == (0, 96, 64)
@@ -127,7 +133,7 @@ def test_a_file_without_an_example_is_whole(tmp_path):
 
 def test_files_without_rows_do_not_wait(extractor, tmp_path):
     paths = [str(tmp_path / f"{number}.wav") for number in range(10)]
-    batches = list(AudioFileBatches(paths, extractor, batch_size=4))
+    batches = list(AudioFileBatches(find_clips(paths), extractor, batch_size=4))
     assert [len(batch["failed"]) for batch in batches] == [4, 4, 2]
     assert [len(batch["examples"]) for batch in batches] == [0, 0, 0]
 
@@ -136,7 +142,7 @@ def test_a_long_file_comes_in_parts(extractor, tmp_path, generator):
     path = tmp_path / "long.wav"
     waveform = 0.1 * torch.randn(90 * 16_000, generator=generator)
     soundfile.write(path, waveform.numpy(), 16_000, subtype="FLOAT")
-    batches = iter(AudioFileBatches([str(path)], extractor, batch_size=20))
+    batches = iter(AudioFileBatches(find_clips([str(path)]), extractor, batch_size=20))
     first = next(batches)
     assert first["is_last"] == [False]
     same(collect([first, *batches]), expected(extractor, [str(path)]))
@@ -146,7 +152,9 @@ def test_a_file_that_breaks_off(extractor, tmp_path):
     samples = np.zeros(16_000 * 90, np.float32)
     samples[-1] = np.nan
     soundfile.write(tmp_path / "broken.wav", samples, 16_000, subtype="FLOAT")
-    batches = list(AudioFileBatches([str(tmp_path / "broken.wav")], extractor, batch_size=8))
+    batches = list(
+        AudioFileBatches(find_clips([str(tmp_path / "broken.wav")]), extractor, batch_size=8)
+    )
     assert sum(len(batch["examples"]) for batch in batches) == 32
     whole, failed = collect(batches)
     assert whole == {}
@@ -154,9 +162,9 @@ def test_a_file_that_breaks_off(extractor, tmp_path):
 
 
 def test_float64(extractor):
-    batches = list(AudioFileBatches(PATHS[:2], extractor, dtype=torch.float64))
+    batches = list(AudioFileBatches(CLIPS[:2], extractor, dtype=torch.float64))
     assert {batch["examples"].dtype for batch in batches} == {torch.float64}
-    same(collect(batches), collect(AudioFileBatches(PATHS[:2], extractor, dtype=torch.float64)))
+    same(collect(batches), collect(AudioFileBatches(CLIPS[:2], extractor, dtype=torch.float64)))
 
 
 # The data module
@@ -165,7 +173,7 @@ def test_float64(extractor):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("a.wav",), {}, r"Expected a list of paths, got 'a\.wav'; see `find_inputs`"),
+        (([str(TESTS / "*.mp3")],), {}, "audio files"),
         ((["a.wav"],), {"batch_size": 0}, "`batch_size` of at least 1 .* got 0 and 2"),
         ((["a.wav"],), {"num_workers": -1}, "`num_workers` of at least 0, got 32 and -1"),
     ],
@@ -177,7 +185,33 @@ def test_arguments(arguments, options, message):
 
 def test_paths_of_any_kind():
     data = AudioFilesDataModule([Path("a"), "b", "a"])
-    assert data.paths == ["a", "b"]
+    assert [clip.id for clip in data.clips] == ["a", "b"]
+    for one in ("a.wav", Path("a.wav"), find_clips(["a.wav"])):
+        assert AudioFilesDataModule(one).clips == find_clips(["a.wav"])
+
+
+def test_the_same_inputs_as_embed(extractor, tmp_path):
+    shutil.copy(AUDIO / "harritaylor__test.wav", tmp_path / "a.wav")
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(tmp_path / "a.wav", "b.wav")
+    (tmp_path / "out.wav").symlink_to(AUDIO / "harritaylor__test.wav")
+    skipped = []
+    data = AudioFilesDataModule(str(tmp_path), on_skip=lambda path, reason: skipped.append(path))
+    assert data.clips == find_clips([str(tmp_path)])
+    assert skipped == [str(tmp_path / "out.wav")]
+    assert len(AudioFilesDataModule([tmp_path], follow_symlinks=True).clips) == 3
+    whole, failed = collect(AudioFileBatches(data.clips, extractor))
+    assert not failed
+    assert whole.keys() == {str(tmp_path / "a.wav"), str(tmp_path / "shard.tar/b.wav")}
+    assert torch.equal(*whole.values())
+
+
+def test_limits(extractor):
+    (clip,) = find_clips([str(AUDIO / "harritaylor__test.wav")])
+    batches = AudioFileBatches([clip], extractor, limits=AudioLimits(max_seconds=0.5))
+    whole, failed = collect(batches)
+    assert not whole
+    assert "0.5" in failed[clip.id]
 
 
 def test_it_needs_a_trainer_and_an_extractor():

@@ -116,6 +116,25 @@ def test_training_without_crops(folder):
         assert torch.equal(waveform[:length], whole[: 2 * rate])
 
 
+def test_a_class_without_a_clip_to_learn_from_is_named(folder):
+    shutil.copytree(folder / "speech", folder / "rain")
+    for name in ("2-b.ogg", "3-c.wav", "4-d.wav"):
+        (folder / "rain" / name).unlink()
+    data = AudioFolderDataModule(folder, fold_pattern=FOLDS, test_folds=[1])
+    data.setup("fit")
+    with pytest.warns(UserWarning, match="1 of 3 classes have no clip to learn from: 'rain'$"):
+        data.train_dataloader()
+    AudioFolderDataModule(folder, validation_fraction=0.3).setup("fit")  # one clip stays
+
+
+def test_folds_go_before_a_fraction(folder):
+    data = AudioFolderDataModule(
+        folder, fold_pattern=FOLDS, validation_folds=[1], validation_fraction=0.5
+    )
+    data.setup("fit")
+    assert {name.split("/")[1][0] for name in ids(data.val_dataloader())} == {"1"}
+
+
 def test_folds(folder):
     data = AudioFolderDataModule(
         folder, fold_pattern=FOLDS, validation_folds=["3"], test_folds=[1], batch_size=2
@@ -262,10 +281,6 @@ def test_a_file_that_cannot_be_decoded_is_named(folder, num_workers):
         (
             {"fold_pattern": FOLDS, "test_folds": [1, 2], "validation_folds": [3, 4]},
             "Expected folds to train with, all are held out",
-        ),
-        (
-            {"fold_pattern": FOLDS, "validation_folds": [1], "validation_fraction": 0.1},
-            "`validation_folds` or `validation_fraction`, got both",
         ),
         ({"validation_fraction": 0.01}, r"a fraction between 0 and 1 .* got 0\.01 of 8"),
         ({"clip_seconds": 0.0}, r"`clip_seconds` to be positive, got 0\.0"),

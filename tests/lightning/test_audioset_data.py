@@ -1,3 +1,4 @@
+import warnings
 from collections import Counter
 
 import lightning.pytorch as pl
@@ -6,14 +7,17 @@ import torch
 from clip_sources import AUDIO, IDS, SPEECH, write_csv, write_folder
 from folders import SHARED, TESTS
 
+from vggish_hf import VGGishPipeline
 from vggish_hf.audio import load_audio
 from vggish_hf.audioset import (
     AudioSetLabels,
     RecordReader,
+    embed_clips,
     export_clips,
     export_embeddings,
     parse_audioset,
 )
+from vggish_hf.lightning import VGGishClassifier
 from vggish_hf.lightning.audioset_data import (
     AudioSetClipsDataModule,
     AudioSetEmbeddingsDataModule,
@@ -24,6 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is:FutureWarning"),
     # of small data, on machines of many cores
     pytest.mark.filterwarnings("ignore:.*_dataloader' does not have many workers"),
+    # a few clips have few of the 527 classes
+    pytest.mark.filterwarnings("ignore:.* classes have no clip to learn from"),
 ]
 
 RELEASED = TESTS / "data" / "audioset"
@@ -90,6 +96,40 @@ def test_stages(tmp_path):
     again = AudioSetEmbeddingsDataModule(RELEASED, validation_fraction=0.3, cache_dir=tmp_path)
     again.setup("fit")
     assert ids(again.val_dataloader()) == validation
+
+
+def test_classes_without_a_clip_are_named(tmp_path):
+    data = AudioSetEmbeddingsDataModule(RELEASED, cache_dir=tmp_path)
+    data.setup("fit")
+    with pytest.warns(UserWarning, match=r"of 527 classes have no clip .*: 'Male speech.* more$"):
+        data.train_dataloader()
+
+
+def test_provenance(tmp_path, small_model_folder):
+    assert AudioSetEmbeddingsDataModule(RELEASED).provenance is None
+    assert AudioSetEmbeddingsDataModule("features.tar.gz").provenance is None
+    audio = write_folder(tmp_path / "audio", {f"{name}.wav": SPEECH for name in IDS[:2]})
+    segments = write_csv(tmp_path / "segments.csv", dict.fromkeys(IDS[:2], (0, 4)))
+    pipeline = VGGishPipeline.from_pretrained(small_model_folder)
+    out = tmp_path / "out"
+    embed_clips(audio, pipeline, out, segments=segments, split="bal_train")
+    expected = pipeline.weights_sha256
+    assert AudioSetEmbeddingsDataModule(out).provenance["weights_sha256"] == expected
+    (out / "bal_train" / "provenance.json").unlink()  # then the Parquet files say so
+    data = AudioSetEmbeddingsDataModule(out, cache_dir=tmp_path / "cache")
+    assert data.provenance["weights_sha256"] == expected
+    head = VGGishClassifier(data.classes, data.task, postprocess="pca", head="linear")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Total length of `list`")
+        trainer.fit(head, datamodule=data)
+    assert head.hparams.embeddings_from["weights_sha256"] == expected
 
 
 def test_another_split(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from typing import ClassVar
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -14,8 +16,9 @@ from tones import CLASSES, TINY, load, make_tones, make_trainer
 from torch.utils.data import DataLoader
 
 from vggish_hf import VGGishConfig, VGGishFeatureConfig, VGGishPipeline
-from vggish_hf.lightning import HeadConfig, VGGishClassifier
+from vggish_hf.lightning import HeadConfig, VGGishClassifier, VGGishFinetuning
 from vggish_hf.lightning._predictions import read_prediction
+from vggish_hf.lightning.classified import TooShortError
 from vggish_hf.modeling import VGGishPostprocessor
 from vggish_hf.training.batches import collate_waveforms, extract_batch
 
@@ -98,6 +101,30 @@ class TestForward:
         head.head.load_state_dict(classifier.head.state_dict())
         assert torch.equal(classifier(embedding_batch), head(embedding_batch))
 
+    def test_quantised_embeddings_of_another_type(self, embedding_batch):
+        quantised = embedding_batch["embedding"]
+        for postprocess in ("pca", "none"):
+            classifier = VGGishClassifier(CLASSES, postprocess=postprocess).eval()
+            for dtype in (torch.int64, torch.int16, torch.int8, torch.bool):
+                batch = {**embedding_batch, "embedding": quantised.to(dtype)}
+                with pytest.raises(ValueError, match=r"of floats or uint8, got torch.* as uint8"):
+                    classifier(batch)
+            for dtype in (torch.float32, torch.float64, torch.float16):
+                batch = {**embedding_batch, "embedding": quantised.to(dtype)}
+                with pytest.raises(ValueError, match="nothing but whole numbers, up to 25"):
+                    classifier(batch)
+            for values in (torch.zeros(3, 4, 128), torch.full((3, 4, 128), 30.5)):
+                classifier({**embedding_batch, "embedding": values})
+
+    @torch.no_grad()
+    def test_floats_of_any_width(self, embedding_batch):
+        classifier = VGGishClassifier(CLASSES).eval()
+        rows = torch.randn(3, 4, 128, dtype=torch.float64)
+        expected = classifier({**embedding_batch, "embedding": rows.float()})
+        for dtype in (torch.float64, torch.float16):
+            found = classifier({**embedding_batch, "embedding": rows.to(dtype)})
+            assert torch.allclose(found, expected, atol=1e-2)
+
     def test_released_embeddings_are_whitened(self, embedding_batch):
         with pytest.raises(ValueError, match="Expected postprocess='pca' for embeddings of uint8"):
             VGGishClassifier(CLASSES)(embedding_batch)
@@ -126,6 +153,9 @@ class TestForward:
         short = {**clips[0], "waveform": torch.ones(100)}
         logits = classifier(collate_waveforms([short, clips[1]]))
         assert torch.allclose(logits[0], classifier.head.classifier.bias)
+        (prediction,) = make_trainer().predict(classifier, load([short, clips[1]]))
+        assert prediction["num_examples"][0] == 0
+        assert prediction["scores"].isnan().all(1).tolist() == [True, False]
         assert torch.allclose(logits[1], classifier(collate_waveforms([clips[1]]))[0], atol=1e-6)
         assert torch.equal(classifier(collate_waveforms([short]))[0], logits[0])
 
@@ -233,6 +263,34 @@ class TestTraining:
         names = ("loss", "mAP", "AUC", "d_prime", "F1", "accuracy")
         assert found.keys() == {"train_loss", *(f"val_{name}" for name in names)}
 
+    def test_several_loaders(self, generator):
+        first, second = make_tones(5, generator), make_tones(7, generator)
+        classifier = make_classifier()
+        loaders = [load(first), load(second)]
+        trainer = make_trainer()
+        found = trainer.validate(classifier, loaders, verbose=False)
+        for number, clips in enumerate((first, second)):
+            (alone,) = make_trainer().validate(classifier, load(clips), verbose=False)
+            assert {f"{name}/dataloader_idx_{number}" for name in alone} <= set(
+                map(str, trainer.callback_metrics)
+            )
+            for name, value in alone.items():
+                key = f"{name}/dataloader_idx_{number}"
+                assert trainer.callback_metrics[key].item() == pytest.approx(value, nan_ok=True)
+        assert len(found) == 2
+        make_trainer(max_epochs=1).fit(classifier, load(first), loaders)
+        make_trainer().test(classifier, loaders, verbose=False)
+        predicted = make_trainer().predict(classifier, loaders)
+        assert [batch["id"] for loader in predicted for batch in loader] == [
+            [clip["id"] for clip in clips] for clips in (first, second)
+        ]
+
+    @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+    def test_sixteen_bits_for_all(self, generator, precision):
+        clips = load(make_tones(3, generator))
+        with pytest.raises(ValueError, match=f"'bf16-mixed', .* got '{precision}'"):
+            make_trainer(max_epochs=1, precision=precision).fit(make_classifier(), clips, clips)
+
     def test_losses_are_means_over_clips(self, generator):
         clips = make_tones(5, generator)
         classifier = make_classifier(learning_rate=0.0, label_smoothing=0.2)
@@ -268,7 +326,7 @@ class TestTraining:
             max_bands=8,
             max_frames=16,
         )
-        trainer = fit(classifier, generator, epochs=10, precision="bf16-mixed")
+        trainer = fit(classifier, generator, epochs=8, precision="bf16-mixed")
         assert trainer.callback_metrics["val_accuracy"] >= 0.8
         tested = trainer.test(classifier, load(make_tones(24, generator)), verbose=False)[0]
         assert tested.keys() == {
@@ -357,6 +415,55 @@ class TestCheckpoints:
         assert loaded.extractor.config == classifier.extractor.config
         assert loaded.hparams.head == classifier.hparams.head
         assert loaded.postprocess == "pca"
+
+    def test_hyperparameters_of_numpy_and_torch(self, tmp_path, generator):
+        classifier = VGGishClassifier(
+            np.unique(CLASSES),
+            np.str_("single_label"),
+            config={"conv_channels": np.array([4, 4, 8, 8, 8, 8]), "hidden_size": np.int64(16)},
+            feature_config={"example_hop_seconds": np.float64(0.48)},
+            head={"kind": np.str_("mlp"), "hidden_size": torch.tensor(8)},
+            learning_rate=np.float64(1e-3),
+            warmup_steps=np.int64(1),
+            weight_decay=torch.tensor(0.0),
+            gain_db=np.float32(1.0),
+            batch_norm=np.bool_(True),
+        )
+        finetuning = VGGishFinetuning(np.int64(0), learning_rate_factor=np.float64(0.1))
+        trainer = make_trainer(max_epochs=1, callbacks=[finetuning])
+        trainer.fit(classifier, load(make_tones(8, generator)), load(make_tones(3, generator)))
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        assert content["hyper_parameters"]["classes"] == sorted(CLASSES)
+        assert {type(name) for name in content["hyper_parameters"]["classes"]} == {str}
+        loaded = VGGishClassifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+        assert_same(loaded, classifier)
+        classifier.save_pretrained(tmp_path / "saved")
+        assert VGGishClassifier.from_pretrained(tmp_path / "saved").classes == sorted(CLASSES)
+
+    def test_pretrained_as_a_path(self, small_model_folder, tmp_path):
+        classifier = VGGishClassifier(tuple(CLASSES), pretrained=small_model_folder)
+        assert classifier.hparams.initial_weights == str(small_model_folder)
+        classifier.save_pretrained(tmp_path)
+        assert VGGishClassifier.from_pretrained(tmp_path).classes == CLASSES
+
+    def test_other_classes_are_named(self, tmp_path, generator):
+        trainer = make_trainer(max_epochs=1)
+        trainer.fit(make_classifier(), *[load(make_tones(4, generator))] * 2)
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        for classes, message in (
+            (["low", "middle", "shrill"], "got one without 'shrill' and with 'high'$"),
+            (["low", "middle", "high", "none"], "got one without 'none'$"),
+            (["high", "middle", "low"], "got one of another order: "),
+        ):
+            other = VGGishClassifier(classes, config=TINY)
+            with pytest.raises(ValueError, match=message):
+                make_trainer(max_epochs=2).fit(
+                    other,
+                    *[load(make_tones(4, generator))] * 2,
+                    ckpt_path=tmp_path / "a.ckpt",
+                    weights_only=True,
+                )
 
     def test_loading_is_strict(self, tmp_path, generator):
         classifier = make_classifier()
@@ -504,7 +611,7 @@ class TestFolders:
             ({"classifier_type": "ASTModel"}, "got that of a 'ASTModel'"),
             ({"head": {"kind": "linear", "depth": 3}}, "HeadConfig has no 'depth'"),
             ({"config": {"hidden_size": 1 << 40}}, "sizes from 1 to 65536"),
-            ({"classes": "abc"}, "`classes` to be a list of names, got 'abc'"),
+            ({"classes": "abc"}, "`classes` to be a list of names .*, got 'abc'"),
         ],
     )
     def test_configs_from_elsewhere(self, change, message, saved):
@@ -516,7 +623,7 @@ class TestFolders:
     @torch.no_grad()
     def test_the_network_alone(self, saved, clips):
         classifier, folder = saved
-        classifier.network().save_pretrained(folder.parent / "network")
+        classifier.to_pipeline().save_pretrained(folder.parent / "network")
         pipeline = VGGishPipeline.from_pretrained(folder.parent / "network")
         assert pipeline.extractor.config == classifier.extractor.config
         waveform, rate = clips[0]["waveform"], clips[0]["sampling_rate"]
@@ -525,12 +632,12 @@ class TestFolders:
 
     def test_a_network_of_its_own(self):
         classifier = make_classifier()
-        network = classifier.network()
+        network = classifier.to_pipeline()
         assert_same(network.model, classifier.backbone)
         torch.nn.init.zeros_(network.model.fc2.weight)
         assert classifier.backbone.fc2.weight.any()
         with pytest.raises(ValueError, match="with a network, this one is a head alone"):
-            VGGishClassifier(CLASSES).network()
+            VGGishClassifier(CLASSES).to_pipeline()
 
     def test_a_network_without_a_head(self, small_model_folder):
         with pytest.raises(ValueError, match="none of a classifier; VGGishModel loads VGGish"):
@@ -556,6 +663,75 @@ class TestClassify:
         logits = classifier(batch).detach()
         expected = logits.softmax(1) if task == "single_label" else logits.sigmoid()
         assert torch.allclose(torch.stack([clip.scores for clip in found]), expected, atol=1e-5)
+
+    def test_results_have_names(self, files):
+        classifier = make_classifier()
+        (clip,) = classifier.classify(files[:1])
+        assert clip.label == CLASSES[clip.scores.argmax()]
+        assert clip.top(2) == [
+            (CLASSES[place], clip.scores[place].item())
+            for place in clip.scores.argsort(descending=True)[:2]
+        ]
+        assert len(clip.top(99)) == 3
+
+    def test_one_clip_is_one_input(self, files, clips):
+        classifier = make_classifier()
+        (expected,) = classifier.classify(files[:1])
+        waveform, rate = clips[0]["waveform"], clips[0]["sampling_rate"]
+        for one in (
+            str(files[0]),
+            files[0],
+            files[0].read_bytes(),
+            (waveform, rate),
+            {"array": waveform, "sampling_rate": rate},
+            {"path": str(files[0]), "bytes": None},
+            files[0].open("rb"),
+        ):
+            (found,) = classifier.classify(one)
+            assert torch.allclose(found.scores, expected.scores, atol=1e-6)
+            if hasattr(one, "close"):
+                one.close()
+        assert len(list(classifier.classify((str(files[0]), str(files[1]))))) == 2
+        with pytest.raises(ValueError, match="Expected clips to classify, got 3"):
+            classifier.classify(3)
+
+    def test_clips_without_an_example(self, clips):
+        classifier = make_classifier(feature_config={"padding": "none"})
+        short = (torch.ones(100), 16_000)
+        inputs = [short, (clips[0]["waveform"], clips[0]["sampling_rate"])]
+        failed = []
+        found = classifier.classify(inputs, on_error=lambda *args: failed.append(args))
+        assert [clip.index for clip in found] == [1]
+        [(index, source, error)] = failed
+        assert (index, source) == (0, short)
+        assert isinstance(error, TooShortError)
+        with pytest.raises(TooShortError, match="input 0 is shorter than an example"):
+            list(classifier.classify(inputs))
+
+    def test_other_weights_than_it_learnt_from(self, small_model_folder, lively_model_folder):
+        learnt, other = map(
+            VGGishPipeline.from_pretrained, (small_model_folder, lively_model_folder)
+        )
+        head = VGGishClassifier(CLASSES, embeddings_from=learnt.provenance("none"))
+        head.classify([], pipeline=learnt)
+        with pytest.warns(UserWarning, match=f"weights {learnt.weights_sha256[:12]}, and now"):
+            head.classify([], pipeline=other)
+        VGGishClassifier(CLASSES).classify([], pipeline=other)  # nothing is known
+
+    def test_what_the_data_module_knows_is_saved(self, tmp_path, embedding_batch):
+        class Data(pl.LightningDataModule):
+            provenance: ClassVar = {"weights_sha256": "0" * 64, "model": "org/vggish"}
+
+            def train_dataloader(self):
+                return DataLoader([embedding_batch], batch_size=None)
+
+            val_dataloader = train_dataloader
+
+        classifier = VGGishClassifier(CLASSES, postprocess="pca")
+        make_trainer(max_epochs=1).fit(classifier, datamodule=Data())
+        classifier.save_pretrained(tmp_path)
+        loaded = VGGishClassifier.from_pretrained(tmp_path)
+        assert loaded.hparams.embeddings_from == Data.provenance
 
     def test_bad_files(self, files, tmp_path):
         bad = tmp_path / "bad.wav"
@@ -628,7 +804,15 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"classes": []}, r"`classes` to be a list of names, got \[\]"),
+            ({"classes": []}, r"`classes` to be a list of names .*, got \[\]"),
+            ({"classes": 3}, r"`classes` to be a list of names such as \['dog', 'rain'\], got 3"),
+            ({"classes": {"a": 1}}, "`classes` to be a list of names"),
+            ({"classes": ["a", 1]}, "`classes` to be a list of names"),
+            ({"head": "transformer"}, "`kind` to be one of 'linear', 'mlp', .* got 'transformer'"),
+            ({"head": 3}, "Expected `head` to be a HeadConfig or a dict of its fields, got 3"),
+            ({"config": "tiny"}, "Expected `config` to be a VGGishConfig or a dict of its fields"),
+            ({"feature_config": 3}, "Expected `feature_config` to be a VGGishFeatureConfig or a"),
+            ({"learning_rate": object()}, "Expected `learning_rate` to be a number"),
             ({"classes": ["a", "b", "a"]}, "`classes` of different names"),
             ({"task": "tagging"}, "`task` to be one of 'single_label', 'multi_label', got"),
             ({"pretrained": "google"}, "`pretrained` or `config`, got both: the weights of 'goo"),

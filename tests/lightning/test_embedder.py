@@ -74,6 +74,18 @@ def test_a_true_precision_is_in_the_provenance(small_model_folder):
     assert module.provenance()["dtype"] == "bfloat16"
 
 
+def test_several_loaders(small_model_folder):
+    class Two(AudioFilesDataModule):
+        def predict_dataloader(self):
+            return [super(Two, self).predict_dataloader() for _ in range(2)]
+
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    first, second = trainer.predict(
+        VGGishEmbedder(small_model_folder), Two([SPEECH], batch_size=99, num_workers=0)
+    )
+    assert torch.equal(first[0]["embedding"], second[0]["embedding"])
+
+
 def test_a_model_id(small_model_folder):
     module = VGGishEmbedder(small_model_folder, postprocess="pca")
     expected = VGGishPipeline.from_pretrained(small_model_folder)

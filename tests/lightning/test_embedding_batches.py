@@ -10,7 +10,8 @@ from vggish_hf.audioset import (
     AudioSetEmbeddingsDataset,
     collate_padded,
 )
-from vggish_hf.lightning.embedding_batches import EmbeddingBatches, as_it_is
+from vggish_hf.lightning.data_module import identity_collate
+from vggish_hf.lightning.embedding_batches import EmbeddingBatches
 
 RELEASED = TESTS / "data" / "audioset"
 
@@ -35,7 +36,7 @@ def assert_same(batch, clips):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_those_of_single_clips(prepared, num_workers):
     batches = EmbeddingBatches(prepared)
-    loader = DataLoader(batches, 4, collate_fn=as_it_is, num_workers=num_workers)
+    loader = DataLoader(batches, 4, collate_fn=identity_collate, num_workers=num_workers)
     clips = list(AudioSetEmbeddingsDataset(prepared))
     assert len(batches) == len(clips) == 15
     found = list(loader)

@@ -15,6 +15,7 @@ from processes import run_processes
 from tones import CLASSES, TINY, load, make_tones, make_trainer
 
 from vggish_hf.lightning import EmbeddingProjector, VGGishClassifier
+from vggish_hf.plotting import draw_confusion
 
 pytestmark = [
     # Lightning asks torch in a way that torch deprecates
@@ -57,6 +58,39 @@ def test_beside_the_metrics(task, clips, tmp_path):
         assert picture.shape[0] > 300
         assert np.ptp(picture) > 0.5
     assert not list(folder.glob(".*"))
+
+
+def test_a_class_is_named_with_its_number_of_clips(clips, monkeypatch, tmp_path):
+    drawn = []
+
+    def draw(*arguments):
+        drawn.append(draw_confusion(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr("vggish_hf.lightning.projector.draw_confusion", draw)
+    fit(clips[:1], EmbeddingProjector(), logger=CSVLogger(tmp_path))
+    (figure,) = drawn
+    found = int(clips[0]["target"].argmax())
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"{name} ({int(i == found)})" for i, name in enumerate(CLASSES)
+    ]
+    assert [label.get_text() for label in axes.get_xticklabels()] == CLASSES
+
+
+def test_a_step_of_ones_own_must_give_what_is_drawn(clips, tmp_path):
+    class Silent(VGGishClassifier):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return None
+
+    trainer = make_trainer(
+        max_epochs=1,
+        callbacks=[EmbeddingProjector()],
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=1,
+    )
+    with pytest.raises(ValueError, match=r"`validation_step` to return a dict with .*, got None"):
+        trainer.fit(Silent(CLASSES, config=TINY), load(clips, 4), load(clips, 4))
 
 
 def test_in_tensorboard(clips, tmp_path):
@@ -196,6 +230,7 @@ def test_two_processes_draw_once(clips, tmp_path):
         from lightning.pytorch.loggers import CSVLogger
         from tones import CLASSES, TINY, load, make_trainer
         from vggish_hf.lightning import EmbeddingProjector, VGGishClassifier
+from vggish_hf.plotting import draw_confusion
 
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is", FutureWarning)
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")

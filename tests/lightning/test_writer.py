@@ -21,7 +21,7 @@ pl = pytest.importorskip("lightning.pytorch")
 
 from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishPipeline  # noqa: E402
 from vggish_hf.cli import main  # noqa: E402
-from vggish_hf.inputs import find_inputs  # noqa: E402
+from vggish_hf.inputs import find_clips  # noqa: E402
 from vggish_hf.lightning import (  # noqa: E402
     AudioFilesDataModule,
     VGGishEmbedder,
@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 AUDIO = TESTS / "data" / "audio_cases"
-PATHS = find_inputs([str(AUDIO)])
+PATHS = [clip.id for clip in find_clips([str(AUDIO)])]
 SCRIPT = TESTS / "ddp_prediction.py"
 SECONDS = 240  # for two processes that import everything, on a busy machine
 
@@ -269,6 +269,21 @@ def test_an_id_and_its_row_are_enough(tmp_path):
     ]
     assert sorted(embeddings.folder.ids()) == ["a", "b", "c", "d"]
     assert "state_sha256" in embeddings.folder.manifest["provenance"]
+
+
+def test_a_step_without_rows(tmp_path):
+    class Sparing(pl.LightningModule):
+        def predict_step(self, batch, batch_idx):
+            return None if batch_idx % 2 else {"id": [batch], "embedding": torch.zeros(1, 4)}
+
+    names = ["a", "b", "c"]
+    loader = torch.utils.data.DataLoader(names, batch_size=None)
+    writer = VGGishEmbeddingWriter(tmp_path / "out")
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[writer]
+    )
+    trainer.predict(Sparing(), loader, return_predictions=False)
+    assert sorted(EmbeddingFolder(tmp_path / "out").ids()) == ["a", "c"]
 
 
 def test_the_module_s_front_end_says_the_times(tmp_path):

@@ -1,5 +1,4 @@
 import math
-import sys
 
 import pytest
 import torch
@@ -183,10 +182,41 @@ def test_spec_augment_evaluates_without():
     assert SpecAugment(16, 24).eval()(examples) is examples
 
 
-def test_without_torchaudio(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchaudio.transforms", None)
-    with pytest.raises(ImportError, match=r"pip install 'vggish-hf\[lightning\]'"):
-        SpecAugment(8, 8)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("bands", "frames"), [(16, 24), (64, 96), (1, 1), (8, 0), (0, 8)])
+def test_spec_augment_equals_torchaudio(bands, frames, seed):
+    transforms = pytest.importorskip("torchaudio.transforms", exc_type=ImportError)
+    examples = torch.randn(3, 5, 96, 64, generator=torch.Generator().manual_seed(seed))
+    torch.manual_seed(seed)
+    expected = transforms.FrequencyMasking(bands, iid_masks=True)(examples.mT, SILENCE)
+    expected = transforms.TimeMasking(frames, iid_masks=True)(expected, SILENCE).mT
+    torch.manual_seed(seed)
+    assert torch.equal(SpecAugment(bands, frames)(examples), expected)
+
+
+def test_spec_augment_draws_evenly():
+    # The length is uniform below the limit, and the start uniform over what the length leaves.
+    torch.manual_seed(0)
+    silent = (SpecAugment(max_bands=16)(torch.zeros(20_000, 96, 64)[:, :1]) == SILENCE)[:, 0]
+    lengths = silent.sum(1)
+    counts = torch.bincount(lengths, minlength=16)
+    assert len(counts) == 16
+    assert ((counts - 1250).abs() < 5 * 1250**0.5).all()
+    full = silent[lengths == 15]
+    starts = torch.bincount(full.int().argmax(1), minlength=49)
+    assert len(starts) == 49
+    # The last start is that of a length of 15 and a fraction: seldom.
+    assert ((starts[:48] - len(full) / 48.5).abs() < 5 * (len(full) / 48.5) ** 0.5).all()
+
+
+def test_spec_augment_of_more_than_there_is():
+    torch.manual_seed(0)
+    silent = SpecAugment(max_bands=1000, max_frames=1000)(torch.zeros(50, 96, 64)) == SILENCE
+    assert silent.any()
+    assert not silent.all(dim=(1, 2)).all()
+    for name in ("max_bands", "max_frames"):
+        with pytest.raises(ValueError, match=f"`{name}` of at least 0, got -1"):
+            SpecAugment(**{name: -1})
 
 
 @pytest.fixture

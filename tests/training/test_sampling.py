@@ -97,6 +97,23 @@ def test_hold_out_leaves_clips_on_both_sides(fraction):
         hold_out(LABELS, fraction, seed=0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_one_clip_of_each_class_stays(seed, fraction):
+    single = [[0]] * 12 + [[1]] * 12 + [[2]]
+    several = [[0, 1]] * 10 + [[2]] * 2 + [[0, 3], [4, 3], [5], []]
+    for labels in (single, several):
+        stay, held_out = hold_out(labels, fraction, seed)
+        assert sorted(stay + held_out) == list(range(len(labels)))
+        assert held_out
+        assert {k for i in stay for k in labels[i]} == {k for clip in labels for k in clip}
+
+
+def test_hold_out_of_classes_of_one_clip_each():
+    with pytest.raises(ValueError, match="a class of more than one clip to hold out"):
+        hold_out([[i] for i in range(10)], 0.2, seed=0)
+
+
 DISTRIBUTED = """
 import json, sys
 import lightning.pytorch as pl, torch

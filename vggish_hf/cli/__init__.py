@@ -46,7 +46,7 @@ examples:
   vggish-hf embed music/ -o music.parquet
   vggish-hf convert vggish_model.ckpt --pca vggish_pca_params.npz -o vggish/
   vggish-hf embed clip.wav --model vggish/ --postprocess uint8 -o clip.npz
-  vggish-hf train --config demo --data.source sounds/ --output mine/
+  vggish-hf train --config finetune --data.source sounds/ --output mine/
 
 `vggish-hf COMMAND --help` describes each command.
 """

@@ -1,6 +1,7 @@
-"""Lightning's command line over the classifier and the data modules, with plain words."""
+"""Lightning's command line over the classifier and the data modules, with short errors."""
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -12,23 +13,26 @@ from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from vggish_hf.hub import BUILTIN_MODELS
 from vggish_hf.lightning import ClipDataModule, VGGishClassifier
 
 _DESCRIPTION = """\
 Train a classifier on a folder of audio, on AudioSet's embeddings or on its clips. Every argument of
-the classifier, the data module and Lightning's trainer is an option, and may stand in a YAML file.
-Two such files are built in: --config audioset-embeddings and --config demo. What a data module
-takes: --data.help AudioFolderDataModule. What is made is lost, unless --output, --network, a logger
-or a callback says where to write it.
+the classifier, the data module and Lightning's trainer is an option, also in a YAML file. Three
+such files are built in: --config finetune (sounds of your own, from a trained network),
+--config audioset-embeddings (a tagger) and --config esc10-demo (how the network `demo` was made).
+The options of a data module: --data.help AudioFolderDataModule. Nothing is saved unless --output,
+--network, a logger or a callback says where.
 """
 
-# What Lightning tells of itself.
-_IDLE_TALK = ("💡 Tip", "TPU available", "Loading `train_dataloader` to estimate")
-_IDLE_WARNINGS = (
+# Lightning's messages about itself.
+_USELESS_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader` to estimate")
+_USELESS_WARNINGS = (
     # Lightning asks torch and jsonargparse in ways that they deprecate.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"\s*(``instantiate_classes`` was deprecated|By default only one JsonargparseDeprecation)",
@@ -38,7 +42,15 @@ _IDLE_WARNINGS = (
     r"The '\w+_dataloader' does not have many workers",
 )
 
-# How messages begin that jsonargparse puts around those that say what is wrong.
+# Options that are paths, in whatever part of a config.
+_PATHS = frozenset(
+    (
+        *("source", "train_source", "test_source", "audio_folder", "cache_dir", "real"),
+        *("output", "network", "checkpoint", "dirpath", "save_dir", "default_root_dir"),
+    )
+)
+
+# The beginnings of messages that jsonargparse wraps around those that say what is wrong.
 _WRAPPINGS = (
     "Parser key",
     "Does not validate",
@@ -95,7 +107,8 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
             "--checkpoint",
             type=str | None,
             default=None,
-            help="a ModelCheckpoint's file to go on from",
+            help="a ModelCheckpoint's file to resume from, or last for the newest one below "
+            "--output (also --ckpt_path)",
         )
         parser.add_argument(
             "--test", type=bool, default=True, help="score the test data, if any, at the end"
@@ -108,16 +121,26 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Make the trainer, with a progress bar on a terminal, and no checkpoints unasked."""
+        """Make the trainer, with a progress bar on a terminal, and checkpoints only on request.
+
+        Checkpoints whose callback has no `dirpath` go into OUTPUT/checkpoints.
+        """
         trainer = self.config_init.trainer
         if trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         if trainer.enable_checkpointing is None:
             callbacks = trainer.callbacks or []
-            kwargs["enable_checkpointing"] = any(
-                isinstance(callback, Checkpoint)
+            checkpoints = [
+                callback
                 for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
-            )
+                if isinstance(callback, Checkpoint)
+            ]
+            kwargs["enable_checkpointing"] = bool(checkpoints)
+            for callback in checkpoints:
+                if self.config.output is not None and getattr(callback, "dirpath", "") is None:
+                    callback.dirpath = os.path.abspath(
+                        os.path.join(self.config.output, "checkpoints")
+                    )
         return super().instantiate_trainer(**kwargs)
 
 
@@ -160,29 +183,49 @@ class ScoreLines(pl.Callback):  # type: ignore[misc] # untyped
         sys.stdout.flush()
 
 
+def with_absolute_paths(config: Namespace) -> Namespace:
+    """Copy a config, with paths that do not depend on the working folder."""
+
+    def absolute(key: str, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(absolute(key, item) for item in value)
+        name = key.rpartition(".")[2]
+        is_model = name == "pretrained" and value not in BUILTIN_MODELS
+        if isinstance(value, (str, os.PathLike)) and (
+            (name in _PATHS and value != "last") or (is_model and os.path.isdir(value))
+        ):
+            return os.path.abspath(value)
+        return value
+
+    found = config.clone()
+    for key, value in list(found.items()):
+        found[key] = absolute(key, value)
+    return found
+
+
 @contextmanager
-def plain_words() -> Iterator[None]:
-    """Hold back what tells a user nothing, and raise a user's mistake as a ValueError of a line.
+def short_errors() -> Iterator[None]:
+    """Hold back messages that help no user, and shorten errors of a user's to one line.
 
     Raises:
-        ValueError: With the reason alone, of what jsonargparse or Lightning refuses.
+        ValueError: What jsonargparse or Lightning refuses, with the reason alone.
     """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(_is_telling)
+    logger.addFilter(_is_useful)
     try:
         with warnings.catch_warnings():
-            for message in _IDLE_WARNINGS:
+            for message in _USELESS_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             yield
     except (ArgumentError, MisconfigurationException, UnpicklingError, ValueError) as error:
         key = re.match(r'Parser key "(.*?)"', str(error))
         raise ValueError((f"--{key[1]}: " if key else "") + _reason(error)) from error
     finally:
-        logger.removeFilter(_is_telling)
+        logger.removeFilter(_is_useful)
 
 
-def _is_telling(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_IDLE_TALK)
+def _is_useful(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_USELESS_MESSAGES)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,40 +1,34 @@
-"""`vggish-hf predict`: audio files in, the scores of a trained classifier out."""
+"""`vggish-hf predict`: audio in, the scores of a trained classifier out."""
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from torch import Tensor
 from tqdm import tqdm
 
-from vggish_hf._runtime.files import unfinished_file
-from vggish_hf.audio import AudioSource
-from vggish_hf.inputs import find_inputs, readable_id
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
+from vggish_hf.cli._options import naming_flags, printable, say
+from vggish_hf.cli._scores import WriteScores, check_scores_file, open_scores
+from vggish_hf.inputs import Clip, find_clips, make_decoder
 from vggish_hf.modeling.loading import check_device
 from vggish_hf.pipeline import VGGishPipeline
 
 if TYPE_CHECKING:
     from vggish_hf.lightning import VGGishClassifier
 
-WriteScores: TypeAlias = Callable[[str, Tensor], None]
-
-_WRITERS: dict[str, Any] = {
-    ".csv": pyarrow.csv.CSVWriter,
-    ".parquet": pyarrow.parquet.ParquetWriter,
-}
-
-_GROUP_ROWS = 1024
-
 _EPILOG = """\
-Without -o, a line a file: its path and its most likely classes. OUT, .csv or .parquet, has a row a
-file: id, and a column for each class with its probability. It is replaced where it exists, once all
-is done.
+INPUT is what `vggish-hf embed` takes: files, folders, globs, lists, tars, Parquet files with audio
+and URLs. Files are decoded in processes of their own, so that none of them can break the job.
+
+Without -o, one line per clip: its id and its most likely classes. OUT, .csv or .parquet, has one
+row per clip: id, and a column for each class with its probability. It is replaced where it exists,
+once all is done. What made it is in the file's metadata (.parquet) or in OUT.json (.csv).
 
 examples:
   vggish-hf predict street/ --classifier mine/
@@ -43,30 +37,50 @@ examples:
 
 exit code: 0 all inputs done, 1 some failed (the others are done), 2 a usage error
 """
+_FLAGS = {
+    "num_workers": "--workers",
+    "batch_size": "--batch-size",
+    "max_seconds": "--max-seconds",
+    "pipeline": "--model",
+}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "predict",
-        help="classify audio files",
-        description="Score audio files by a classifier that `vggish-hf train` has saved.",
+        help="classify audio",
+        description="Score audio by a classifier that `vggish-hf train` has saved.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="as for `vggish-hf embed`")
     parser.add_argument("--classifier", required=True, metavar="ID", help="local folder or Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of a classifier on the Hub")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="a table, .csv or .parquet"
     )
     parser.add_argument(
         "--model",
         metavar="ID",
-        help="what embeds the audio, for a classifier that learnt from embeddings alone",
+        help="the network that embeds the audio, for a classifier that learnt from embeddings",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument(
         "--top", type=int, default=3, help="classes in a line (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="files decoded at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=DEFAULT_LIMITS.max_seconds,
+        metavar="SECONDS",
+        help="longer clips fail (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--follow-symlinks", action="store_true", help="follow links out of folders, too"
     )
     parser.set_defaults(run=run)
 
@@ -74,43 +88,101 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     from vggish_hf.lightning import VGGishClassifier
+    from vggish_hf.lightning.classified import TooShortError
 
     output: Path | None = args.output
     if args.top < 1:
         raise ValueError(f"Expected --top of at least 1, got {args.top}")
     if output is not None:
-        _check_output(output)
+        check_scores_file(output)
     check_device(args.device)
-    paths = find_inputs(args.inputs)
-    classifier = VGGishClassifier.from_pretrained(args.classifier, device=args.device)
+    with naming_flags(_FLAGS):
+        limits = AudioLimits(max_seconds=args.max_seconds)
+    clips = find_clips(args.inputs, follow_symlinks=args.follow_symlinks, on_skip=_note_skipped)
+    classifier = VGGishClassifier.from_pretrained(
+        args.classifier, device=args.device, revision=args.revision
+    )
     pipeline = _load_pipeline(args, classifier)
-    failures: dict[int, str] = {}
+    failed: dict[str, str] = {}
+    too_short: list[str] = []
 
-    def note_failure(index: int, _source: AudioSource, error: Exception) -> None:
-        failures[index] = str(error)
+    def note_failure(_index: int, clip: Clip, error: Exception) -> None:
+        if isinstance(error, TooShortError):
+            too_short.append(clip.id)
+        else:
+            failed[clip.id] = str(error)
 
-    clips = classifier.classify(paths, pipeline=pipeline, on_error=note_failure)
+    decoders = IsolatedDecoders()
+    with naming_flags(_FLAGS), _plain_warnings():
+        found = classifier.classify(
+            clips,
+            pipeline=pipeline,
+            num_workers=args.workers,
+            on_error=note_failure,
+            decode=make_decoder(decoders, limits),
+        )
+    provenance = {
+        **(classifier.provenance() if pipeline is None else pipeline.provenance("none")),
+        "classifier": args.classifier,
+        "classifier_sha256": _sha256(classifier.weights_path),
+        "task": classifier.task,
+        "postprocess": classifier.postprocess,
+        "options": {"limits": asdict(limits)},
+    }
+    scored = 0
     with (
+        closing(found),
+        decoders,  # which end before the threads that wait for them
         suppress(_NothingClassifiedError),
         # Lines and a bar would stand in each other's way.
-        tqdm(total=len(paths), unit="file", disable=None if output else True) as progress,
-        _open_output(output, classifier.classes, args.top) as write,
+        tqdm(total=len(clips), unit="clip", disable=None if output else True) as progress,
+        _open_output(output, classifier, provenance, args.top) as write,
     ):
-        for clip in clips:
-            write(readable_id(paths[clip.index]), clip.scores)
+        for clip in found:
+            write(clips[clip.index].id, clip)
+            scored += 1
             progress.update(clip.index + 1 - progress.n)
-        progress.update(len(paths) - progress.n)
-        if len(failures) == len(paths):
+        progress.update(len(clips) - progress.n)
+        if not scored:
             raise _NothingClassifiedError
-    for index, reason in failures.items():
-        print(f"failed: {readable_id(paths[index])}: {reason}", file=sys.stderr)
-    if output is not None and len(failures) == len(paths):
-        print(f"no file was classified, {output} is not written", file=sys.stderr)
-    return 1 if failures else 0
+    for clip_id, reason in failed.items():
+        say(f"failed: {printable(clip_id)}: {printable(reason)}", sys.stderr)
+    for clip_id in too_short:
+        say(f"shorter than an example: {printable(clip_id)}", sys.stderr)
+    if output is not None:
+        if scored:
+            counts = [f"{scored} clip{'' if scored == 1 else 's'} in {output}"]
+            counts += [f"{len(failed)} failed"] if failed else []
+            counts += [f"{len(too_short)} shorter than an example"] if too_short else []
+            say("; ".join(counts))
+        else:
+            say(f"no clip was classified, {output} is not written", sys.stderr)
+    return 1 if failed else 0
 
 
 class _NothingClassifiedError(Exception):
-    """Every input failed: the output, and one that is there, stay as they are."""
+    """No clip has scores: the output, and one that is there, stay as they are."""
+
+
+def _sha256(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _note_skipped(path: str, reason: str) -> None:
+    say(f"skipped: {printable(path)}: {reason}", sys.stderr)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print a warning as a line of the command's."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        yield
+    for warning in heard:
+        say(f"vggish-hf: warning: {printable(warning.message)}", sys.stderr)
 
 
 def _load_pipeline(
@@ -135,53 +207,13 @@ def _load_pipeline(
 
 
 def _open_output(
-    path: Path | None, classes: Sequence[str], top: int
+    path: Path | None, classifier: "VGGishClassifier", provenance: dict[str, Any], top: int
 ) -> AbstractContextManager[WriteScores]:
-    return _print_lines(classes, top) if path is None else _write_table(path, classes)
+    if path is not None:
+        return open_scores(path, classifier.classes, provenance)
 
+    def write(clip_id: str, clip: Any) -> None:
+        best = ", ".join(f"{printable(name)} {value:.2f}" for name, value in clip.top(top))
+        say(f"{printable(clip_id)}: {best}")
 
-@contextmanager
-def _print_lines(classes: Sequence[str], top: int) -> Iterator[WriteScores]:
-    def write(clip: str, scores: Tensor) -> None:
-        values, places = scores.topk(min(top, len(classes)))
-        best = (
-            f"{classes[place]} {value:.2f}"
-            for place, value in zip(places.tolist(), values.tolist(), strict=True)
-        )
-        print(f"{clip}: {', '.join(best)}")
-
-    yield write
-
-
-def _check_output(path: Path) -> None:
-    if path.suffix not in _WRITERS:
-        raise ValueError(
-            f"Expected an output that ends in {', '.join(_WRITERS)}, got {str(path)!r}"
-        )
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"Expected the name of a file in an existing folder, got {str(path)!r}")
-
-
-@contextmanager
-def _write_table(path: Path, classes: Sequence[str]) -> Iterator[WriteScores]:
-    if "id" in classes:
-        raise ValueError("Expected no class named 'id', which names the column of paths")
-    fields = [pa.field(name, pa.float32(), nullable=False) for name in classes]
-    schema = pa.schema([pa.field("id", pa.string(), nullable=False), *fields])
-    rows: list[tuple[str, list[float]]] = []
-    with unfinished_file(path) as unfinished, _WRITERS[path.suffix](unfinished, schema) as writer:
-
-        def write(clip: str, scores: Tensor) -> None:
-            rows.append((clip, scores.tolist()))
-            if len(rows) == _GROUP_ROWS:
-                flush()
-
-        def flush() -> None:
-            columns = zip(*((clip, *scores) for clip, scores in rows), strict=True)
-            arrays = map(pa.array, columns, schema.types)
-            writer.write_table(pa.Table.from_arrays(list(arrays), schema=schema))
-            rows.clear()
-
-        yield write
-        if rows:
-            flush()
+    return nullcontext(write)

@@ -26,12 +26,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     import vggish_hf.lightning  # noqa: F401 - says which extra is missing
-    from vggish_hf.cli._train_cli import TrainCLI, plain_words
+    from vggish_hf.cli._train_cli import TrainCLI, short_errors
 
-    with plain_words():
+    with short_errors():
         cli = TrainCLI(list(_with_paths(args.rest)))
+        checkpoint = _find_checkpoint(cli)
         _check(cli)
-        _fit(cli)
+        _fit(cli, checkpoint)
         if cli.trainer.is_global_zero:
             _save(cli)
         if cli.config.test:
@@ -44,14 +45,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_paths(arguments: Sequence[str]) -> Iterator[str]:
-    """Put its path where the name of a built-in config stands.
+    """Replace the name of a built-in config by its path, and `--ckpt_path` by `--checkpoint`.
 
     Raises:
-        ValueError: There is no such config.
+        ValueError: There is no such config, or options of the data come without their kind.
     """
+    options = [argument.partition("=")[0] for argument in arguments]
+    of_data = next((option for option in options if option.startswith("--data.")), None)
+    if of_data not in (None, "--data.help") and not {"--data", "--config", "-c"} & set(options):
+        raise ValueError(
+            f"Expected --data, the kind of data, beside {of_data}: --data AudioFolderDataModule, "
+            "or a recipe such as --config finetune"
+        )
     previous = ""
     for argument in arguments:
         option, is_pair, value = argument.partition("=")
+        if option == "--ckpt_path":
+            argument, option = f"--checkpoint{is_pair}{value}", "--checkpoint"
         if previous in ("-c", "--config"):
             yield _find_config(argument)
         elif option == "--config" and is_pair:
@@ -73,14 +83,11 @@ def _find_config(name: str) -> str:
 
 
 def _check(cli: "TrainCLI") -> None:
-    """Find out before the training what would go wrong behind it.
+    """Find out before the training what would go wrong after it.
 
     Raises:
-        ValueError: There is something.
+        ValueError: Something would.
     """
-    checkpoint = cli.config.checkpoint
-    if checkpoint is not None and not is_zipfile(checkpoint):
-        raise ValueError(f"Expected a checkpoint of Lightning, there is none at {checkpoint!r}")
     folders = {"--output": cli.config.output, "--network": cli.config.network}
     given = {option: Path(folder) for option, folder in folders.items() if folder is not None}
     for option, folder in given.items():
@@ -95,12 +102,33 @@ def _check(cli: "TrainCLI") -> None:
         print("nothing will be saved: see --output and --network", file=sys.stderr)
 
 
-def _fit(cli: "TrainCLI") -> None:
+def _find_checkpoint(cli: "TrainCLI") -> str | None:
+    """The checkpoint to resume from; `last` is the newest one in the output folder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    checkpoint: str | None = cli.config.checkpoint
+    if checkpoint == "last" and not Path(checkpoint).exists():
+        output = cli.config.output
+        found = [] if output is None else list(Path(output).rglob("*.ckpt"))
+        if not found:
+            raise ValueError(
+                f"Expected a checkpoint below --output for --checkpoint last, {output!r} has none; "
+                "train with --trainer.callbacks+=ModelCheckpoint to get some"
+            )
+        checkpoint = str(max(found, key=lambda path: path.stat().st_mtime_ns))
+    if checkpoint is not None and not is_zipfile(checkpoint):
+        raise ValueError(f"Expected a checkpoint of Lightning, there is none at {checkpoint!r}")
+    return checkpoint
+
+
+def _fit(cli: "TrainCLI", checkpoint: str | None) -> None:
     try:
         cli.trainer.fit(
             cli.model,
             datamodule=cli.datamodule,
-            ckpt_path=cli.config.checkpoint,
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     except RuntimeError as error:
@@ -114,12 +142,14 @@ def _fit(cli: "TrainCLI") -> None:
 
 
 def _save(cli: "TrainCLI") -> None:
+    from vggish_hf.cli._train_cli import with_absolute_paths
+
     if cli.config.output is not None:
         cli.model.save_pretrained(cli.config.output)
-        config = cli.parser.dump(cli.config)
+        config = cli.parser.dump(with_absolute_paths(cli.config))
         with unfinished_file(Path(cli.config.output, "training.yaml")) as unfinished:
             unfinished.write_text(config, encoding="utf-8")
         print(f"the classifier is in {cli.config.output}")
     if cli.config.network is not None:
-        cli.model.network().save_pretrained(cli.config.network)
+        cli.model.to_pipeline().save_pretrained(cli.config.network)
         print(f"the network is in {cli.config.network}")

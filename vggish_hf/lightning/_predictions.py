@@ -1,4 +1,4 @@
-"""What `predict_step` returns, taken apart into clips."""
+"""The output of `predict_step`, divided into clips."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class RowsPart(NamedTuple):
 
 
 def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[RowsPart]:
-    """Take the rows of a batch apart.
+    """Divide the rows of a batch into parts of clips.
 
     Args:
         prediction: As `EmbeddedParts`; `id` and `embedding` suffice.
@@ -71,7 +71,7 @@ def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[R
 
 
 class ClipAssembler:
-    """Puts parts of clips together; parts of several clips may come in turns.
+    """Puts parts of clips together; parts of several clips may alternate.
 
     Example:
         >>> assembler = ClipAssembler()
@@ -85,7 +85,7 @@ class ClipAssembler:
         self._parts: dict[str, list[RowsPart]] = {}
 
     def add(self, parts: list[RowsPart]) -> Iterator[tuple[str, VGGishOutput]]:
-        """Hand in parts, and take the clips that are whole by them.
+        """Take in parts, and yield the clips that they complete.
 
         Raises:
             ValueError: A part does not follow the one before it.

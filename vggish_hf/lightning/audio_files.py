@@ -1,49 +1,50 @@
-"""Audio files of any number and length as batches of examples, for prediction on any machines.
+"""Clips of any number and length as batches of examples, for prediction on any machines.
 
-Worker processes decode in blocks and compute the examples; the device gets full batches, whose rows
-are of as many files as it takes, and a file may go on in the next batch.
+Worker processes decode in blocks and compute the examples. The device gets full batches: their rows
+are of as many clips as needed, and a clip may continue in the next batch.
 """
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, Decoder, IsolatedDecoders
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.inputs import readable_id
+from vggish_hf.inputs import Clip, SkipHandler, find_clips, make_decoder
+from vggish_hf.lightning.data_module import identity_collate
 from vggish_hf.pipeline import stream_examples
 
 
 class ExamplesPart(NamedTuple):
-    """Consecutive examples of a file."""
+    """Consecutive examples of a clip."""
 
     id: str
     first_example: int
-    """The number of the first of them in the file."""
+    """The number of the first of them in the clip."""
     examples: Tensor
-    """(examples, 96, 64); none where the file holds no whole example."""
+    """(examples, 96, 64); (0, 96, 64) of a clip without a whole example."""
     is_last: bool
-    """Whether the file has no more."""
+    """Whether the clip has no more."""
 
 
 class FailedInput(NamedTuple):
-    """A file that cannot be read, or not to its end; the parts that it gave do not count."""
+    """A clip that cannot be read to its end; parts that it gave before do not count."""
 
     id: str
     reason: str
 
 
 class ExamplesBatch(TypedDict):
-    """Parts of files.
+    """Parts of clips.
 
-    - `id`: of each part, as are
-    - `num_examples`, `first_example` and `is_last`; see `ExamplesPart`
+    - `id`, `num_examples`, `first_example` and `is_last`, of each part; see `ExamplesPart`
     - `examples`: (rows, 96, 64), those of all parts
-    - `failed`: (id, reason) of files
+    - `failed`: (id, reason) of clips that failed
     """
 
     id: list[str]
@@ -55,29 +56,30 @@ class ExamplesBatch(TypedDict):
 
 
 class AudioFileBatches(IterableDataset[ExamplesBatch]):
-    """Batches of the examples of audio files, each of which is read once.
+    """Batches of the examples of clips, each of which is read once.
 
-    Among the processes and the workers of their loaders every file has one reader: which one is
-    decided by its place among `paths`, whatever is skipped.
+    Among the processes and the workers of their loaders every clip has one reader: its place among
+    `clips` decides which one, whatever is skipped. Each worker decodes in processes of its own.
 
     Args:
-        paths: The files, the same in all processes.
-        extractor: What makes the examples; its config's padding says what becomes of short files.
-        batch_size: Examples of a batch; only the last of a worker has less.
+        clips: The clips, the same in all processes.
+        extractor: What makes the examples; its config says how short clips are padded.
+        batch_size: Examples of a batch; only the last one of a worker has less.
         dtype: The network's, see `stream_examples`.
-        rank: Which process this is.
-        world_size: How many there are.
-        skip: Ids of files that are left out, see `readable_id`.
+        rank: The number of this process.
+        world_size: How many processes there are.
+        skip: Ids of clips to skip.
+        limits: What a clip may be at most.
 
     Example:
-        >>> batches = AudioFileBatches(["gone.wav"], VGGishFeatureExtractor())
+        >>> batches = AudioFileBatches(find_clips(["gone.wav"]), VGGishFeatureExtractor())
         >>> [batch["failed"] for batch in batches]
         [[FailedInput(id='gone.wav', reason="Expected an audio file, there is none at 'gone.wav'")]]
     """
 
     def __init__(
         self,
-        paths: Iterable[str],
+        clips: Iterable[Clip],
         extractor: VGGishFeatureExtractor,
         *,
         batch_size: int = 32,
@@ -85,13 +87,14 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
         rank: int = 0,
         world_size: int = 1,
         skip: Iterable[str] = (),
+        limits: AudioLimits = DEFAULT_LIMITS,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size}")
         skipped = frozenset(skip)
-        self.paths = [
-            path for path in list(paths)[rank::world_size] if readable_id(path) not in skipped
-        ]
+        # A place is kept for what is skipped: workers that skip otherwise still divide alike.
+        self.clips = [clip for clip in list(clips)[rank::world_size] if clip.id not in skipped]
+        self.limits = limits
         self.extractor = extractor
         self.batch_size = batch_size
         self.dtype = dtype
@@ -102,7 +105,7 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
         parts: list[ExamplesPart] = []
         failed: list[FailedInput] = []
         rows = 0
-        for found in self._read(self.paths[number::workers]):
+        for found in self._read(self.clips[number::workers]):
             if isinstance(found, FailedInput):
                 failed.append(found)
             else:
@@ -112,28 +115,33 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
                         parts, failed, rows = [], [], 0
                     parts.append(part)
                     rows += len(part.examples)
-            # Files without examples fill no rows, and must not wait for those that do.
+            # Clips without examples fill no rows, and must not wait for those that do.
             if rows == self.batch_size or len(parts) + len(failed) >= self.batch_size:
                 yield self._batch(parts, failed)
                 parts, failed, rows = [], [], 0
         if parts or failed:
             yield self._batch(parts, failed)
 
-    def _read(self, paths: Iterable[str]) -> Iterator[ExamplesPart | FailedInput]:
-        for path in paths:
-            clip = readable_id(path)
-            first = 0
-            latest = self._empty()
-            try:
-                for examples in stream_examples(self.extractor, path, self.dtype):
-                    if len(latest):
-                        yield ExamplesPart(clip, first, latest, is_last=False)
-                    first += len(latest)
-                    latest = examples
-            except (ValueError, OSError, TypeError) as error:
-                yield FailedInput(clip, str(error))
-            else:
-                yield ExamplesPart(clip, first, latest, is_last=True)
+    def _read(self, clips: Iterable[Clip]) -> Iterator[ExamplesPart | FailedInput]:
+        with IsolatedDecoders() as decoders:
+            decode = make_decoder(decoders, self.limits)
+            for clip in clips:
+                yield from self._read_clip(clip, decode)
+
+    def _read_clip(self, clip: Clip, decode: Decoder) -> Iterator[ExamplesPart | FailedInput]:
+        first = 0
+        latest = self._empty()
+        try:
+            parts = stream_examples(self.extractor, cast(Any, clip), self.dtype, decode=decode)
+            for examples in parts:
+                if len(latest):
+                    yield ExamplesPart(clip.id, first, latest, is_last=False)
+                first += len(latest)
+                latest = examples
+        except (ValueError, OSError, TypeError) as error:
+            yield FailedInput(clip.id, str(error))
+        else:
+            yield ExamplesPart(clip.id, first, latest, is_last=True)
 
     def _batch(self, parts: list[ExamplesPart], failed: list[FailedInput]) -> ExamplesBatch:
         return ExamplesBatch(
@@ -161,58 +169,68 @@ def _divide(part: ExamplesPart, room: int, batch_size: int) -> Iterator[Examples
 
 
 class AudioFilesDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
-    """Audio files to embed, by any number of devices on any number of machines.
+    """Audio to embed, by any number of devices on any number of machines.
 
-    Made for `VGGishEmbedder`, and for any module that has an `extractor`, which is asked what
-    examples to make. Each file is read by one worker of one process, once; nothing is padded.
+    Made for `VGGishEmbedder`, and for any module whose `extractor` makes the examples. Each clip is
+    read once, by one worker of one process.
 
     Args:
-        paths: The files, as `vggish_hf.inputs.find_inputs` lists them; the same in all processes.
+        inputs: Files, folders, globs, lists, archives, tables and URLs, or one of these, as for
+            `vggish_hf.inputs.find_clips`; or clips. The same in all processes.
         batch_size: Examples that the network takes at once.
-        num_workers: Processes that decode, for each device; none of them means in its own.
+        num_workers: Processes that read, for each device; 0 for none beside its own.
+        follow_symlinks: See `find_clips`.
+        on_skip: See `find_clips`.
+        limits: What a clip may be at most; one that is more fails.
 
     Raises:
-        ValueError: An argument is refused.
+        ValueError: An argument is refused, or names no clip.
 
     Example:
         >>> data = AudioFilesDataModule(["a.wav", "b.wav", "a.wav"], batch_size=128)
-        >>> data.paths
+        >>> [clip.id for clip in data.clips]
         ['a.wav', 'b.wav']
     """
 
     def __init__(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Clip],
         *,
         batch_size: int = 32,
         num_workers: int = 2,
+        follow_symlinks: bool = False,
+        on_skip: SkipHandler | None = None,
+        limits: AudioLimits = DEFAULT_LIMITS,
     ) -> None:
         super().__init__()
-        if isinstance(paths, str):
-            raise ValueError(f"Expected a list of paths, got {paths!r}; see `find_inputs`")
         if batch_size < 1 or num_workers < 0:
             raise ValueError(
                 "Expected `batch_size` of at least 1 and `num_workers` of at least 0, got "
                 f"{batch_size} and {num_workers}"
             )
-        self.paths = list(dict.fromkeys(os.fspath(path) for path in paths))
+        given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+        self.clips = [clip for clip in given if isinstance(clip, Clip)]
+        named = [os.fspath(name) for name in given if not isinstance(name, Clip)]
+        if named:
+            self.clips += find_clips(named, follow_symlinks=follow_symlinks, on_skip=on_skip)
+        self.limits = limits
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._skipped: frozenset[str] = frozenset()
 
     def skip(self, ids: Iterable[str]) -> None:
-        """Leave out files in loaders made from now on, in place of what was left out before.
+        """Skip clips in loaders made from now on, and no others.
 
-        `VGGishEmbeddingWriter` calls it with what it finds on disk, in its `setup`; a data module
-        of one's own that has such a method is called too.
+        `VGGishEmbeddingWriter` calls it in its `setup`, with what it finds on disk; it also calls
+        this method of a data module of your own.
 
         Args:
-            ids: The files, by the ids that they have in batches; see `readable_id`.
+            ids: The clips, by the ids that they have in batches.
         """
         self._skipped = frozenset(ids)
 
     def predict_dataloader(self) -> DataLoader[ExamplesBatch]:
-        """Load the files of this process.
+        """Load the clips of this process.
 
         Raises:
             ValueError: The Trainer's module has no `extractor`.
@@ -228,23 +246,19 @@ class AudioFilesDataModule(pl.LightningDataModule):  # type: ignore[misc] # unty
             )
         is_double = any(weight.dtype == torch.float64 for weight in module.parameters())
         batches = AudioFileBatches(
-            self.paths,
+            self.clips,
             extractor,
             batch_size=self.batch_size,
             dtype=torch.float64 if is_double else torch.float32,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             skip=self._skipped,
+            limits=self.limits,
         )
         return DataLoader(
             batches,
             batch_size=None,  # they are batches
-            collate_fn=_unchanged,
+            collate_fn=identity_collate,
             num_workers=self.num_workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
-
-
-def _unchanged(batch: Any) -> Any:
-    """In place of torch's own conversion, which makes lists of named tuples' fields."""
-    return batch

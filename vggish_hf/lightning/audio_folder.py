@@ -10,31 +10,43 @@ from torch.utils.data import Dataset
 from vggish_hf.lightning.data_module import ClipDataModule
 from vggish_hf.training.batches import WaveformClip, collate_waveforms
 from vggish_hf.training.crops import load_random_crop, load_start
-from vggish_hf.training.labelled_files import LabelledFile, read_folder, read_table
+from vggish_hf.training.labelled_files import (
+    LabelledFile,
+    TableLayout,
+    read_folder,
+    read_table,
+)
 from vggish_hf.training.sampling import hold_out
 
 
 class AudioFolderDataModule(ClipDataModule):
-    r"""Trains on a folder with a folder for each class, or on a table of files.
+    r"""Trains on a folder with one sub-folder per class, or on a table of files.
 
     Batches are `WaveformBatch`: files are decoded and cut here, each at its own rate, and the
-    model's device does the rest. Nothing is held in memory but the batches that are on their way.
+    model's device does the rest. Only the batches that are being prepared are in memory.
 
     Args:
         source: The folder; or a table, CSV or Parquet, with the columns `path` (relative to the
             table's own folder), `label` and, if need be, `fold`. Several classes stand in one label
             with `;` between them, or in a column of lists; then the task is `"multi_label"`.
-        clip_seconds: How much of a file is learnt from at a time: a part at random, another one
-            each time. Without it, as much as in evaluation.
+        path_column: The name of a table's column of paths: for ESC-50 `filename`, for UrbanSound8K
+            `slice_file_name`.
+        label_column: The name of its column of classes: `category`, and `class`.
+        fold_column: The name of its column of folds.
+        audio_folder: The folder that a table's paths begin in, where it is not the table's own. It
+            may name columns: `ESC-50/audio`, and `UrbanSound8K/audio/fold{fold}`.
+        clip_seconds: Learn from so much of a file at a time: a random crop, another one each time.
+            Without it, as much as in evaluation.
         max_seconds: How much of a file is used in validation and test, from its start; it bounds
             the memory of a batch.
         fold_pattern: A regular expression with one group, searched for in each file's name: the
             group is the file's fold, as `r"^(\d)-"` for ESC-50.
         validation_folds: The folds that are held out for validation.
         test_folds: The folds to test with.
-        validation_fraction: In place of `validation_folds`: how much of what is not tested with is
-            held out, drawn evenly over the classes; 0 for nothing.
-        seed: Decides which files that is.
+        validation_fraction: Where no `validation_folds` are named: how much of the clips that are
+            not for the test is held out, drawn evenly over the classes; 0 for nothing. One clip of
+            each class always stays to learn from.
+        seed: Decides which files are held out.
         batch_size: Clips in a batch.
         num_workers: Processes of each loader, which decode; 0 for none.
         balanced_sampling: See `ClipDataModule`.
@@ -45,8 +57,8 @@ class AudioFolderDataModule(ClipDataModule):
 
     Raises:
         FileNotFoundError: There is no such folder or table, or a file of the table is missing.
-        ValueError: The source has fewer than two classes, is laid out otherwise, or a fold is
-            empty; or an argument is out of its range.
+        ValueError: The source has fewer than two classes or another layout, a fold is empty, or an
+            argument is out of its range.
 
     Example:
         >>> import soundfile, tempfile
@@ -65,6 +77,10 @@ class AudioFolderDataModule(ClipDataModule):
         self,
         source: str | os.PathLike[str],
         *,
+        path_column: str = "path",
+        label_column: str = "label",
+        fold_column: str = "fold",
+        audio_folder: str | os.PathLike[str] | None = None,
         clip_seconds: float | None = None,
         max_seconds: float = 30.0,
         fold_pattern: str | None = None,
@@ -85,14 +101,11 @@ class AudioFolderDataModule(ClipDataModule):
         for name, seconds in (("clip_seconds", clip_seconds), ("max_seconds", max_seconds)):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"Expected `{name}` to be positive, got {seconds}")
-        if validation_folds and validation_fraction:
-            raise ValueError(
-                "Expected `validation_folds` or `validation_fraction`, got both: "
-                f"{validation_folds} and {validation_fraction}"
-            )
         self.clip_seconds = clip_seconds
         self.max_seconds = max_seconds
-        files, is_multi_label = _read(Path(source), fold_pattern)
+        folder = None if audio_folder is None else os.fspath(audio_folder)
+        layout = TableLayout(path_column, label_column, fold_column, folder)
+        files, is_multi_label = _read(Path(source), fold_pattern, layout)
         self.task = "multi_label" if is_multi_label else "single_label"
         self.classes = sorted({label for file in files for label in file.labels})
         if len(self.classes) < 2:
@@ -109,7 +122,7 @@ class AudioFolderDataModule(ClipDataModule):
             raise ValueError(
                 f"Expected folds to train with, all are held out: {validation} and {test}"
             )
-        if validation_fraction:
+        if validation_fraction and not validation:
             rest = self._train_files
             stay, held_out = hold_out(self._labels(rest), validation_fraction, seed)
             self._train_files = [rest[i] for i in stay]
@@ -137,7 +150,7 @@ class AudioFolderDataModule(ClipDataModule):
 
 
 class _AudioFiles(Dataset[WaveformClip]):
-    """Files as clips: parts at random of `clip_seconds`, or their first `max_seconds`."""
+    """Files as clips: random crops of `clip_seconds`, or their first `max_seconds`."""
 
     def __init__(
         self,
@@ -167,14 +180,16 @@ class _AudioFiles(Dataset[WaveformClip]):
         return WaveformClip(id=file.id, waveform=waveform, sampling_rate=rate, target=target)
 
 
-def _read(source: Path, fold_pattern: str | None) -> tuple[list[LabelledFile], bool]:
+def _read(
+    source: Path, fold_pattern: str | None, layout: TableLayout
+) -> tuple[list[LabelledFile], bool]:
     if source.is_dir():
         return read_folder(source, fold_pattern), False
     if not source.exists():
         raise FileNotFoundError(f"Expected a folder or a table, there is none at {str(source)!r}")
     if source.suffix not in (".csv", ".parquet"):
         raise ValueError(f"Expected a folder, or a table .csv or .parquet, got {str(source)!r}")
-    return read_table(source, fold_pattern)
+    return read_table(source, fold_pattern, layout)
 
 
 def _check_folds(files: Iterable[LabelledFile], held_out: Sequence[str]) -> None:

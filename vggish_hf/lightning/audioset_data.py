@@ -1,11 +1,14 @@
 """AudioSet in batches: its released embeddings, or its clips of audio."""
 
+import json
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow.parquet as pq
 from torch.utils.data import Dataset, Subset
 
 from vggish_hf.audioset import (
@@ -18,78 +21,28 @@ from vggish_hf.audioset._datasets import datasets
 from vggish_hf.audioset.clips.export import CONFIG as CLIPS
 from vggish_hf.audioset.clips.torch_dataset import AudioClip
 from vggish_hf.audioset.released.export import CONFIG as EMBEDDINGS
-from vggish_hf.lightning.data_module import ClipDataModule
-from vggish_hf.lightning.embedding_batches import EmbeddingBatches, as_it_is
-from vggish_hf.training.batches import WaveformBatch, WaveformClip, collate_waveforms
+from vggish_hf.lightning.data_module import ClipDataModule, identity_collate
+from vggish_hf.lightning.embedding_batches import EmbeddingBatches
+from vggish_hf.outputs.schema import METADATA_KEY
+from vggish_hf.training.batches import (
+    EmbeddingBatch,
+    WaveformBatch,
+    WaveformClip,
+    collate_waveforms,
+)
+from vggish_hf.training.plain import to_plain
 from vggish_hf.training.sampling import hold_out
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
-#: A folder that `export_clips` wrote, or a segments CSV and the audio files that belong to it.
-ClipsSource: TypeAlias = tuple[AnyPath, AnyPath] | AnyPath
+#: A pair of a segments CSV and its audio files; or a folder or an archive, by its path.
+AudioSetSource: TypeAlias = tuple[AnyPath, AnyPath] | AnyPath
 
 
-class _AudioSetDataModule(ClipDataModule):
-    """What both have in common.
+class AudioSetDataModule(ClipDataModule):
+    """Trains on AudioSet; a subclass says what a source is and what its clips are.
 
-    Args:
-        open_train: Prepares what to learn from, unless that is done, and opens it.
-        open_test: The same for what to test with.
-        make_dataset: Makes clips of what was opened.
-        validation_fraction: How much of what to learn from is held out.
-        seed: Decides which clips that is.
-        **loading: See `ClipDataModule`.
-    """
-
-    def __init__(
-        self,
-        open_train: Callable[[], datasets.Dataset],
-        open_test: Callable[[], datasets.Dataset] | None,
-        make_dataset: Callable[[datasets.Dataset], Dataset[Any]],
-        *,
-        validation_fraction: float,
-        seed: int,
-        **loading: Any,
-    ) -> None:
-        super().__init__(**loading)
-        self.classes = [known.name for known in AudioSetLabels().classes]
-        self.task = "multi_label"
-        self.validation_fraction = validation_fraction
-        self.seed = seed
-        self._open_train = open_train
-        self._open_test = open_test
-        self._make_dataset = make_dataset
-
-    def prepare_data(self) -> None:
-        """Prepare what `datasets` has not in its cache."""
-        self._open_train()
-        if self._open_test is not None:
-            self._open_test()
-
-    def setup(self, stage: str) -> None:
-        """Open what the stage needs."""
-        if stage in ("fit", "validate"):
-            opened = self._open_train()
-            self.train = self._make_dataset(opened)
-            self.train_labels = _labels(opened)
-            if self.validation_fraction:
-                self._hold_out()
-        if stage == "test" and self._open_test is not None:
-            self.test = self._make_dataset(self._open_test())
-
-    def _hold_out(self) -> None:
-        stay, held_out = hold_out(self.train_labels, self.validation_fraction, self.seed)
-        self.validation = Subset(self.train, held_out)
-        self.train = Subset(self.train, stay)
-        self.train_labels = [self.train_labels[i] for i in stay]
-
-
-class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
-    """Trains on the released AudioSet embeddings; batches are `EmbeddingBatch`, uint8.
-
-    A source is a folder or a tar archive of TFRecord files, as for `AudioSetEmbeddings`, or a
-    folder that `export_embeddings` wrote. It may hold several splits, so that both sources may be
-    one and the same.
+    A source may hold several splits, so that both sources may be the same.
 
     Args:
         train_source: What to learn from.
@@ -98,10 +51,9 @@ class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
         test_split: The split of `test_source`.
         validation_fraction: How much of the clips to learn from is held out, drawn evenly over the
             classes; 0 for nothing.
-        seed: Decides which clips that is.
-        batch_size: Clips in a batch.
-        num_workers: Processes of each loader; the balanced training set is read in less than a
-            second without any.
+        seed: Decides which clips are held out.
+        batch_size: Clips in a batch; without it, 256 of embeddings and 32 of audio.
+        num_workers: Processes of each loader; 0 for none, which is enough for embeddings.
         balanced_sampling: See `ClipDataModule`.
         cache_dir: Where prepared data are kept, in place of the Hub's own cache.
 
@@ -111,6 +63,87 @@ class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
 
     Raises:
         ValueError: `batch_size` or `num_workers` is out of its range.
+    """
+
+    _BATCH_SIZE: int
+
+    def __init__(
+        self,
+        train_source: AudioSetSource,
+        test_source: AudioSetSource | None = None,
+        *,
+        train_split: str = "bal_train",
+        test_split: str = "eval",
+        validation_fraction: float = 0.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        balanced_sampling: bool = False,
+        cache_dir: AnyPath | None = None,
+    ) -> None:
+        super().__init__(
+            self._collate,
+            batch_size=self._BATCH_SIZE if batch_size is None else batch_size,
+            num_workers=num_workers,
+            balanced_sampling=balanced_sampling,
+        )
+        self.classes = [known.name for known in AudioSetLabels().classes]
+        self.task = "multi_label"
+        self.train_source = train_source
+        self.test_source = test_source
+        self.train_split = train_split
+        self.test_split = test_split
+        self.validation_fraction: float = to_plain(validation_fraction)
+        self.seed: int = to_plain(seed)
+        self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+
+    @staticmethod
+    @abstractmethod
+    def _collate(clips: Any) -> Any:
+        """Make a batch of clips."""
+
+    @abstractmethod
+    def _open(self, source: AudioSetSource, split: str) -> datasets.Dataset:
+        """Prepare a split, unless that is done, and open it."""
+
+    @abstractmethod
+    def _clips(self, opened: datasets.Dataset) -> Dataset[Any]:
+        """Make clips of what was opened."""
+
+    def prepare_data(self) -> None:
+        """Prepare what is not in the cache of `datasets`."""
+        self._open(self.train_source, self.train_split)
+        if self.test_source is not None:
+            self._open(self.test_source, self.test_split)
+
+    def setup(self, stage: str) -> None:
+        """Open what the stage needs."""
+        if stage in ("fit", "validate"):
+            opened = self._open(self.train_source, self.train_split)
+            self.train = self._clips(opened)
+            self.train_labels = _labels(opened)
+            if self.validation_fraction:
+                self._hold_out()
+        if stage == "test" and self.test_source is not None:
+            self.test = self._clips(self._open(self.test_source, self.test_split))
+
+    def _hold_out(self) -> None:
+        stay, held_out = hold_out(self.train_labels, self.validation_fraction, self.seed)
+        self.validation = Subset(self.train, held_out)
+        self.train = Subset(self.train, stay)
+        self.train_labels = [self.train_labels[i] for i in stay]
+
+    def _open_exported(self, folder: AnyPath, config: str, split: str) -> datasets.Dataset:
+        return datasets.load_dataset(
+            os.fspath(folder), config, split=split, cache_dir=self.cache_dir
+        )
+
+
+class AudioSetEmbeddingsDataModule(AudioSetDataModule):
+    """Trains on the released AudioSet embeddings; batches are `EmbeddingBatch`, uint8.
+
+    A source is a folder or a tar archive of TFRecord files, as for `AudioSetEmbeddings`, or a
+    folder that `export_embeddings` wrote. The arguments are those of `AudioSetDataModule`.
 
     Example:
         >>> data = AudioSetEmbeddingsDataModule("features.tar.gz", validation_fraction=0.1)
@@ -119,59 +152,39 @@ class AudioSetEmbeddingsDataModule(_AudioSetDataModule):
         >>> trainer.fit(model, datamodule=data)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        train_source: AnyPath,
-        test_source: AnyPath | None = None,
-        *,
-        train_split: str = "bal_train",
-        test_split: str = "eval",
-        validation_fraction: float = 0.0,
-        seed: int = 0,
-        batch_size: int = 256,
-        num_workers: int = 0,
-        balanced_sampling: bool = False,
-        cache_dir: AnyPath | None = None,
-    ) -> None:
-        super().__init__(
-            partial(_open_embeddings, train_source, train_split, cache_dir),
+    _BATCH_SIZE = 256
+
+    @staticmethod
+    def _collate(clips: EmbeddingBatch) -> EmbeddingBatch:
+        return identity_collate(clips)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any] | None:  # type: ignore[override] # of its files
+        """What embedded the clips to learn from, where the files say so."""
+        return (
             None
-            if test_source is None
-            else partial(_open_embeddings, test_source, test_split, cache_dir),
-            EmbeddingBatches,
-            validation_fraction=validation_fraction,
-            seed=seed,
-            collate=as_it_is,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            balanced_sampling=balanced_sampling,
+            if isinstance(self.train_source, tuple)
+            else _read_provenance(Path(self.train_source), self.train_split)
         )
 
+    def _open(self, source: AudioSetSource, split: str) -> datasets.Dataset:
+        if isinstance(source, tuple):
+            raise ValueError(f"Expected a folder or an archive of embeddings, got {source!r}")
+        if Path(source, EMBEDDINGS).is_dir():
+            return self._open_exported(source, EMBEDDINGS, split)
+        builder = AudioSetEmbeddings(source, cache_dir=self.cache_dir)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
 
-class AudioSetClipsDataModule(_AudioSetDataModule):
+    def _clips(self, opened: datasets.Dataset) -> Dataset[Any]:
+        return EmbeddingBatches(opened)
+
+
+class AudioSetClipsDataModule(AudioSetDataModule):
     """Trains on AudioSet's clips of audio; batches are `WaveformBatch`, each clip at its own rate.
 
     A source is a pair of a segments CSV and its audio files, as for `AudioSetClips`, or a folder
-    that `export_clips` wrote.
-
-    Args:
-        train_source: What to learn from.
-        test_source: What to test with, if anything.
-        train_split: The split of `train_source`.
-        test_split: The split of `test_source`.
-        validation_fraction: As for `AudioSetEmbeddingsDataModule`.
-        seed: Decides which clips are held out.
-        batch_size: Clips in a batch.
-        num_workers: Processes of each loader, which decode; 0 for none.
-        balanced_sampling: See `ClipDataModule`.
-        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
-
-    Attributes:
-        classes: The names of the 527 classes.
-        task: `"multi_label"`.
-
-    Raises:
-        ValueError: `batch_size` or `num_workers` is out of its range.
+    that `export_clips` wrote. The arguments are those of `AudioSetDataModule`.
 
     Example:
         >>> data = AudioSetClipsDataModule(
@@ -182,62 +195,37 @@ class AudioSetClipsDataModule(_AudioSetDataModule):
         >>> trainer.fit(model, datamodule=data)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        train_source: ClipsSource,
-        test_source: ClipsSource | None = None,
-        *,
-        train_split: str = "bal_train",
-        test_split: str = "eval",
-        validation_fraction: float = 0.0,
-        seed: int = 0,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        balanced_sampling: bool = False,
-        cache_dir: AnyPath | None = None,
-    ) -> None:
-        super().__init__(
-            partial(_open_clips, train_source, train_split, cache_dir),
-            None
-            if test_source is None
-            else partial(_open_clips, test_source, test_split, cache_dir),
-            partial(AudioSetClipsDataset, sampling_rate=None),
-            validation_fraction=validation_fraction,
-            seed=seed,
-            collate=_collate_clips,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            balanced_sampling=balanced_sampling,
+    _BATCH_SIZE = 32
+
+    @staticmethod
+    def _collate(clips: Sequence[AudioClip]) -> WaveformBatch:
+        return collate_waveforms(
+            [
+                WaveformClip(
+                    id=clip["video_id"],
+                    waveform=clip["waveform"],
+                    sampling_rate=clip["sampling_rate"],
+                    target=clip["target"],
+                )
+                for clip in clips
+            ]
         )
 
+    def _open(self, source: AudioSetSource, split: str) -> datasets.Dataset:
+        if not isinstance(source, tuple):
+            if not Path(source, CLIPS).is_dir():
+                raise FileNotFoundError(
+                    "Expected a folder that `export_clips` wrote, or a pair of a segments CSV and "
+                    f"the audio files; there is no folder {str(Path(source, CLIPS))!r}"
+                )
+            return self._open_exported(source, CLIPS, split)
+        segments, audio = source
+        builder = AudioSetClips(segments, audio, split=split, cache_dir=self.cache_dir)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
 
-def _open_embeddings(source: AnyPath, split: str, cache_dir: AnyPath | None) -> datasets.Dataset:
-    if Path(source, EMBEDDINGS).is_dir():
-        return _open_exported(source, EMBEDDINGS, split, cache_dir)
-    builder = AudioSetEmbeddings(source, cache_dir=cache_dir)
-    builder.download_and_prepare()
-    return builder.as_dataset(split=split)
-
-
-def _open_clips(source: ClipsSource, split: str, cache_dir: AnyPath | None) -> datasets.Dataset:
-    if not isinstance(source, tuple):
-        if not Path(source, CLIPS).is_dir():
-            raise FileNotFoundError(
-                "Expected a folder that `export_clips` wrote, or a pair of a segments CSV and the "
-                f"audio files; there is no folder {str(Path(source, CLIPS))!r}"
-            )
-        return _open_exported(source, CLIPS, split, cache_dir)
-    segments, audio = source
-    builder = AudioSetClips(segments, audio, split=split, cache_dir=cache_dir)
-    builder.download_and_prepare()
-    return builder.as_dataset(split=split)
-
-
-def _open_exported(
-    folder: AnyPath, config: str, split: str, cache_dir: AnyPath | None
-) -> datasets.Dataset:
-    cache = None if cache_dir is None else str(cache_dir)
-    return datasets.load_dataset(os.fspath(folder), config, split=split, cache_dir=cache)
+    def _clips(self, opened: datasets.Dataset) -> Dataset[Any]:
+        return AudioSetClipsDataset(opened, sampling_rate=None)
 
 
 def _labels(opened: datasets.Dataset) -> list[list[int]]:
@@ -246,15 +234,14 @@ def _labels(opened: datasets.Dataset) -> list[list[int]]:
     return labels
 
 
-def _collate_clips(clips: Sequence[AudioClip]) -> WaveformBatch:
-    return collate_waveforms(
-        [
-            WaveformClip(
-                id=clip["video_id"],
-                waveform=clip["waveform"],
-                sampling_rate=clip["sampling_rate"],
-                target=clip["target"],
-            )
-            for clip in clips
-        ]
-    )
+def _read_provenance(source: Path, split: str) -> dict[str, Any] | None:
+    """Read what `audioset embed` has noted of the network, beside TFRecords or in Parquet files."""
+    beside = source / split / "provenance.json"
+    if beside.is_file():
+        text = beside.read_bytes()
+    else:
+        shards = sorted(Path(source, EMBEDDINGS).glob(f"{split}-*.parquet"))
+        metadata = (pq.read_schema(shards[0]).metadata if shards else None) or {}
+        text = metadata.get(METADATA_KEY.encode(), b"{}")
+    found = json.loads(text)
+    return found if isinstance(found, dict) and "weights_sha256" in found else None

@@ -1,9 +1,14 @@
-"""What a classifier gives: for a file, for a batch, for callbacks."""
+"""What a classifier gives: for a clip, for a batch, for callbacks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 from torch import Tensor
+
+
+class TooShortError(ValueError):
+    """A clip has no whole example, and hence no scores."""
 
 
 @dataclass(frozen=True)
@@ -13,10 +18,29 @@ class ClassifiedClip:
     Args:
         scores: (classes,), probabilities, on the CPU; of a single-label task they sum to one.
         index: The clip's position among the inputs.
+        classes: The names of the classes, in the order of the scores.
+
+    Example:
+        >>> import torch
+        >>> clip = ClassifiedClip(torch.tensor([0.25, 0.75]), classes=("dog", "rain"))
+        >>> clip.label, clip.top(2)
+        ('rain', [('rain', 0.75), ('dog', 0.25)])
     """
 
     scores: Tensor
     index: int = 0
+    classes: Sequence[str] = ()
+
+    @property
+    def label(self) -> str:
+        """The most likely class."""
+        return self.classes[int(self.scores.argmax())]
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """The `k` most likely classes and their probabilities, the likeliest first."""
+        values, places = self.scores.topk(min(k, len(self.scores)))
+        names = [self.classes[place] for place in places.tolist()]
+        return list(zip(names, values.tolist(), strict=True))
 
 
 class EvaluatedBatch(TypedDict):
@@ -36,7 +60,7 @@ class ClassifiedParts(TypedDict):
 
     - `id` and `num_examples`: of each clip
     - `embedding`: (rows, size), those of all clips; `start_seconds`: (rows,), float64
-    - `scores`: (batch, classes), probabilities
+    - `scores`: (batch, classes), probabilities; NaN for a clip without an example
     """
 
     id: list[str]

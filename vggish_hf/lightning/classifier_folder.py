@@ -1,22 +1,30 @@
 """A classifier as a folder, on this machine or on the Hub."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
+import torch
 from torch import Tensor
 
 from vggish_hf import hub
 from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
-from vggish_hf.modeling.loading import save_tensors
+from vggish_hf.lightning.classification import ClassificationModule
+from vggish_hf.modeling import VGGishModel
+from vggish_hf.modeling.loading import load_strictly, save_tensors
+from vggish_hf.pipeline import VGGishPipeline
+from vggish_hf.training.batch_norm import fold_batch_norm
 from vggish_hf.training.heads import HeadConfig
 
-# What its config calls it, subclasses included: they read each other's.
+# The type in its config, also of subclasses: they read each other's.
 _TYPE = "VGGishClassifier"
 # The hyperparameters that a finished classifier is built from; `feature_config` has its own file.
 _BUILT_FROM = ("classes", "task", "config", "postprocess", "embedding_size", "head")
 _ELSEWHERE = ("feature_config", "pretrained")
+# Not in folders of earlier versions.
+_OPTIONAL = ("embeddings_from",)
 
 _CARD = """\
 ---
@@ -34,10 +42,10 @@ from vggish_hf.lightning import VGGishClassifier
 
 classifier = VGGishClassifier.from_pretrained("org/name")  # this repository
 for clip in classifier.classify(["a.wav", "b.mp3"]{options}):
-    print(classifier.classes[clip.scores.argmax()], clip.scores.max())
+    print(clip.label, clip.top(3))
 ```
 """
-# A head alone needs what embeds as its training data were embedded.
+# A head alone needs the network that embedded its training data.
 _PIPELINE_OPTION = ', pipeline=VGGishPipeline.from_pretrained("google")'
 
 
@@ -59,11 +67,11 @@ def save_classifier(
         OSError: The folder cannot be written to.
     """
     training = dict(hyperparameters)
-    built_from = {name: training.pop(name) for name in _BUILT_FROM}
+    built_from = {name: training.pop(name) for name in (*_BUILT_FROM, *_OPTIONAL)}
     for name in _ELSEWHERE:
         del training[name]
     folder.mkdir(parents=True, exist_ok=True)
-    # First and last, so that a folder with a config is whole.
+    # The config goes first and comes last: a folder that has one is complete.
     config = folder / hub.CONFIG_NAME
     config.unlink(missing_ok=True)
     save_tensors(dict(tensors), folder / hub.WEIGHTS_NAME)
@@ -84,9 +92,9 @@ class SavedClassifier(NamedTuple):
     """What `save_classifier` wrote."""
 
     arguments: dict[str, Any]
-    """What to make the classifier with."""
+    """The arguments to make the classifier with."""
     weights: Path
-    """The file of its weights, as `load_strictly` takes it."""
+    """The file of its weights, for `load_strictly`."""
 
 
 def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> SavedClassifier:
@@ -115,7 +123,7 @@ def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> 
             )
         )
     values.pop("training", None)
-    if values.keys() != set(_BUILT_FROM):
+    if values.keys() - set(_OPTIONAL) != set(_BUILT_FROM):
         raise ValueError(
             f"Expected {', '.join(_BUILT_FROM)} in {str(path)!r}, got {', '.join(values)}"
         )
@@ -123,3 +131,87 @@ def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> 
     return SavedClassifier(
         {**values, "feature_config": extractor.config}, folder / hub.WEIGHTS_NAME
     )
+
+
+class SavableClassifier(ClassificationModule):
+    """A classifier that is saved as a folder, and loaded from one.
+
+    Attributes:
+        backbone: The network, or None.
+        weights_path: The file that `from_pretrained` loaded the weights from.
+    """
+
+    backbone: VGGishModel | None
+    weights_path: Path | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        **options: Unpack[hub.HubOptions],
+    ) -> Self:
+        """Load what `save_pretrained` wrote, strictly, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: The path of a local folder, or a repository's id.
+            device: Where it runs.
+            **options: How to fetch from the Hub, see `HubOptions`.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or it lacks a file.
+            ValueError: It holds no classifier, the config has unknown keys or refused values, or
+                the weights' names or shapes are not those of the config; each one is listed.
+            TypeError: There is no such option.
+        """
+        saved = read_classifier(pretrained_model_name_or_path, **options)
+        with torch.device("meta"):
+            classifier = cls(**saved.arguments)
+        load_strictly(classifier, saved.weights)
+        classifier.weights_path = saved.weights
+        classifier.to(device).eval()
+        return classifier
+
+    def to_pipeline(self) -> VGGishPipeline:
+        """Copy front end and network without the head: a plain VGGish, as it is now.
+
+        Returns:
+            A pipeline in evaluation mode. Its `save_pretrained` writes a folder that
+            `VGGishPipeline.from_pretrained` and `--model` take.
+
+        Raises:
+            ValueError: The classifier has no network.
+        """
+        if self.backbone is None:
+            raise ValueError("Expected a classifier with a network, this one is a head alone")
+        make_plain = fold_batch_norm if self.hparams.batch_norm else copy.deepcopy
+        plain: VGGishModel = make_plain(self.backbone)
+        return VGGishPipeline(self.extractor, plain.eval())
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
+
+        Args:
+            save_directory: The folder; made if need be.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.backbone is not None:
+            plain = self.to_pipeline().model.state_dict()
+            tensors |= {f"backbone.{name}": value for name, value in plain.items()}
+        save_classifier(Path(save_directory), self.hparams, tensors, self.extractor)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
+        """Upload what `save_pretrained` writes to a Hub repository in one commit.
+
+        Args:
+            repo_id: The repository, `org/name`; made if need be.
+            **options: See `PushOptions`.
+
+        Returns:
+            The commit's address.
+        """
+        return hub.push(self.save_pretrained, repo_id, **options)

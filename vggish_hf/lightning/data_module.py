@@ -1,14 +1,20 @@
-"""What the data modules share: from data sets to loaders."""
+"""The base of the data modules: from data sets to loaders."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from vggish_hf.training.batches import Task
+from vggish_hf.training.plain import to_plain
 from vggish_hf.training.sampling import BalancedSampler
+
+Batch = TypeVar("Batch")
+
+_NAMED_CLASSES = 10
 
 
 class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
@@ -28,6 +34,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         train_labels: The classes of each of them, as indices.
         validation: The clips that are held out, None without any.
         test: The clips to test with, None without any.
+        provenance: What made the embeddings, where the clips are embeddings and it is known.
 
     Raises:
         ValueError: A number is out of its range.
@@ -39,6 +46,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
     train_labels: Sequence[Sequence[int]]
     validation: Dataset[Any] | None = None
     test: Dataset[Any] | None = None
+    provenance: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -49,6 +57,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         balanced_sampling: bool,
     ) -> None:
         super().__init__()
+        batch_size, num_workers = to_plain(batch_size), to_plain(num_workers)
         if batch_size < 1 or num_workers < 0:
             raise ValueError(
                 "Expected `batch_size` of at least 1 and `num_workers` of at least 0, got "
@@ -60,7 +69,20 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         self._collate = collate
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Load the clips to learn from, in another order each time."""
+        """Load the clips to learn from, in another order each time.
+
+        Warns:
+            UserWarning: Classes have no clip to learn from; the first of them are named.
+        """
+        learnt = {label for labels in self.train_labels for label in labels}
+        unknown = [name for i, name in enumerate(self.classes) if i not in learnt]
+        if unknown:
+            names = ", ".join(map(repr, unknown[:_NAMED_CLASSES]))
+            more = f" and {len(unknown) - _NAMED_CLASSES} more" if unknown[_NAMED_CLASSES:] else ""
+            rank_zero_warn(
+                f"{len(unknown)} of {len(self.classes)} classes have no clip to learn from: "
+                f"{names}{more}"
+            )
         if self.balanced_sampling:
             return self._load(self.train, sampler=BalancedSampler(self.train_labels))
         return self._load(self.train, shuffle=True)
@@ -89,3 +111,8 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
             pin_memory=torch.cuda.is_available(),
             **order,
         )
+
+
+def identity_collate(batch: Batch) -> Batch:
+    """Return a batch unchanged; a `DataLoader` without it would divide or convert it."""
+    return batch

@@ -14,12 +14,12 @@ from vggish_hf.pipeline import Postprocess, VGGishPipeline
 class EmbeddedParts(TypedDict):
     """The rows of parts of clips, as `VGGishEmbeddingWriter` takes them.
 
-    - `id`: of each part, as are
-    - `num_examples`, `first_example` and `is_last`: how many rows it has, the number of the first
-      of them in its clip, and whether the clip has no more
+    - `id`: of each part
+    - `num_examples`, `first_example` and `is_last`, of each part: how many rows it has, the number
+      of the first of them in its clip, and whether the clip has no more
     - `embedding`: (rows, size), on the CPU, those of all parts
     - `start_seconds`: (rows,), float64, when each example starts in its clip
-    - `failed`: (id, reason) of clips, whose parts do not count
+    - `failed`: (id, reason) of clips that failed; their parts do not count
     """
 
     id: list[str]
@@ -47,7 +47,7 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
         ...     devices=8, strategy="ddp", callbacks=[VGGishEmbeddingWriter("embeddings")]
         ... )
         >>> embedder = VGGishEmbedder("google", postprocess="uint8")  # doctest: +SKIP
-        >>> data = AudioFilesDataModule(find_inputs(["music/"]), batch_size=256)  # doctest: +SKIP
+        >>> data = AudioFilesDataModule(["music/"], batch_size=256)  # doctest: +SKIP
         >>> trainer.predict(embedder, data, return_predictions=False)  # doctest: +SKIP
     """
 
@@ -68,7 +68,7 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
         return self.pipeline.provenance(self.postprocess)
 
     def setup(self, stage: str) -> None:
-        """Check that the Trainer changes no numbers behind the provenance's back.
+        """Check that the Trainer computes in the precision that the provenance states.
 
         Raises:
             ValueError: Its precision is a mixed one.
@@ -81,7 +81,7 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of which `provenance` would not know.
+        """Refuse weights that `provenance` would not state.
 
         Raises:
             ValueError: Always.
@@ -91,7 +91,9 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
             "others by `VGGishModel.save_pretrained` and load a pipeline from there"
         )
 
-    def predict_step(self, batch: ExamplesBatch, batch_idx: int) -> EmbeddedParts:
+    def predict_step(
+        self, batch: ExamplesBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> EmbeddedParts:
         """Embed a batch."""
         times = [
             self.extractor.example_times(count, first)

@@ -1,4 +1,4 @@
-"""Frechet Audio Distance of what a generative model generates, while it is trained."""
+"""Frechet Audio Distance of a generative model's output, while it is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +29,8 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
     """Logs the distance of validation's generated clips from a fixed set, `val_fad`.
 
     `validation_step` returns a dict with the waveforms, or a function finds them. All processes'
-    clips count, and each once: where a `DistributedSampler` gives a clip to two processes, so that
-    all have as many, the last waveform of one of them is left out. Memory is bounded whatever the
+    clips count, each once: where a `DistributedSampler` gives a clip to two processes, so that all
+    have as many, the last waveform of one of them does not count. Memory is bounded whatever the
     number of clips.
 
     Args:
@@ -124,7 +124,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
         for note in filter(None, (real.small_sample_note(), fake.small_sample_note())):
             self._warn(f"{self.name}: {note}")
         distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-        # Equal in all processes; Lightning warns of what it is not told to synchronise.
+        # Equal in all processes, but Lightning warns without `sync_dist`.
         pl_module.log(self.name, distance, sync_dist=True)
 
     def _find_waveforms(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> Waveforms:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
 from vggish_hf.modeling import VGGishModel
+from vggish_hf.training.plain import to_plain
 
 #: The layers of the network in blocks, from the top down.
 BLOCKS = (
@@ -26,7 +27,7 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
     Each joins the optimizer as a parameter group of its own that follows the classifier's schedule.
 
     Args:
-        first_epoch: The epoch (the first is 0) from which on the linear layers learn.
+        first_epoch: The epoch, counted from 0, in which the linear layers begin to learn.
         epochs_per_block: How many epochs later each further block follows; 0 for all at once.
         num_blocks: How many blocks learn at all; 0 keeps the whole network frozen.
         learning_rate_factor: What the head's learning rate is multiplied by for the network's.
@@ -61,10 +62,11 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
             raise ValueError(
                 f"Expected `learning_rate_factor` to be positive, got {learning_rate_factor}"
             )
-        self.first_epoch = first_epoch
-        self.epochs_per_block = epochs_per_block
-        self.num_blocks = num_blocks
-        self.learning_rate_factor = learning_rate_factor
+        # Plain, because what they decide is stored in checkpoints.
+        self.first_epoch: int = to_plain(first_epoch)
+        self.epochs_per_block: int = to_plain(epochs_per_block)
+        self.num_blocks: int = to_plain(num_blocks)
+        self.learning_rate_factor: float = to_plain(learning_rate_factor)
 
     def num_blocks_at(self, epoch: int) -> int:
         """How many blocks learn in an epoch."""
@@ -90,7 +92,7 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
         self._internal_optimizer_metadata.clear()  # of a training before this one
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let learn again what had joined the optimizer before training was interrupted."""
+        """Unfreeze what had joined the optimizer before training was interrupted."""
         super().on_fit_start(trainer, pl_module)  # which restores the parameter groups alone
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -123,9 +125,10 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Average over the processes the gradients that DistributedDataParallel does not know of.
+        """Average the gradients of the network over the processes.
 
-        It takes note of what learns when training begins, and leaves out what joins later.
+        DistributedDataParallel averages those of the parameters that learn when training begins,
+        and not of those that join later.
         """
         if trainer.world_size > 1:
             for parameter in pl_module.backbone.parameters():

@@ -1,5 +1,6 @@
-"""Pictures of a training: a map of the clips' embeddings, and which classes are confused."""
+"""Pictures of a training: a map of the clips' embeddings, and the confusion of classes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.lightning.classified import EvaluatedBatch
 from vggish_hf.lightning.classifier import VGGishClassifier
+from vggish_hf.lightning.clip_sample import ClipSample
 from vggish_hf.plotting import draw_confusion, draw_map
-from vggish_hf.training.clip_sample import ClipSample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_OUTPUTS = EvaluatedBatch.__required_keys__
 
 
 class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
@@ -21,8 +25,8 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
 
     - `embeddings`: each clip's mean embedding on the plane in which they vary most (principal
       components), coloured by class; of several labels, by the first.
-    - `confusion`: how the clips of each class (a row) are divided among the predicted ones; of
-      several labels, the mean probability of each class.
+    - `confusion`: how the clips of each class (a row, named with their number) are divided among
+      the predicted classes; of several labels, the mean probability of each class.
 
     Args:
         every_n_epochs: How often.
@@ -47,10 +51,10 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
         self._sample: ClipSample | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look for what is needed.
+        """Check that there is all it needs.
 
         Raises:
-            TypeError: The module is no classifier.
+            TypeError: The module is not a classifier.
             ValueError: No logger takes pictures.
             ImportError: matplotlib is not installed.
         """
@@ -92,8 +96,17 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the clips of a batch."""
+        """Take in the clips of a batch.
+
+        Raises:
+            ValueError: The module's `validation_step` returns something else.
+        """
         if self._sample is not None:
+            if not isinstance(outputs, Mapping) or not outputs.keys() >= _OUTPUTS:
+                raise ValueError(
+                    f"Expected `validation_step` to return a dict with {sorted(_OUTPUTS)}, as that "
+                    f"of VGGishClassifier does, got {type(outputs).__name__}"
+                )
             self._sample.add(outputs["embedding"], outputs["logits"], outputs["target"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VGGishClassifier) -> None:
@@ -111,7 +124,9 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
                     "embeddings": draw_map(
                         sample.embeddings, sample.labels, pl_module.classes, title
                     ),
-                    "confusion": draw_confusion(sample.confusion(), pl_module.classes, title),
+                    "confusion": draw_confusion(
+                        sample.confusion(), pl_module.classes, title, sample.support()
+                    ),
                 },
             )
 

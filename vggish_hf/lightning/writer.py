@@ -1,4 +1,4 @@
-"""Predictions to a folder of Parquet files, from any number of devices, to be gone on with."""
+"""Predictions to a resumable folder of Parquet files, from any number of devices."""
 
 import hashlib
 import warnings
@@ -25,35 +25,34 @@ _NAMED_FAILURES = 10
 
 @runtime_checkable
 class SkipsInputs(Protocol):
-    """A data module that can leave inputs out."""
+    """A data module that can skip inputs."""
 
     def skip(self, ids: Iterable[str]) -> None:
-        """Leave out inputs, in place of those that were left out before."""
+        """Skip these inputs, and no others."""
 
 
 class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyped
     """Writes what `predict_step` returns into a folder of embeddings, see `EmbeddingFolder`.
 
-    Every process writes its own files, each of which appears whole; the folder must be one that
-    all machines share. At the end each input is in the folder once, even where a sampler gave it to
-    two processes. A run that was killed goes on where its files end: the data module's `skip` is
-    called with the ids that are on disk, or, where it has none, their rows are not written again.
-    Inputs that failed are tried again.
+    Every process writes its own files, each of which appears whole; all machines must share the
+    folder. At the end each input is in the folder once, even where a sampler gave it to two
+    processes. A run that was killed is resumed by starting it again: the writer calls the data
+    module's `skip` with the ids that are on disk, or, where it has no such method, does not write
+    their rows again. Inputs that failed are tried again.
 
     Pass `return_predictions=False` to `Trainer.predict`, or the Trainer keeps all predictions in
-    memory beside; the writer keeps no more than one file of each process.
+    memory; the writer keeps at most one file of each process.
 
-    A prediction is a dict of `EmbeddedParts`; of a module of one's own `id` (a list of str) and
+    A prediction is a dict of `EmbeddedParts`. Of a module of your own `id` (a list of str) and
     `embedding` (rows, size) are enough, with `num_examples` where an id has more or less than one
-    row. Without `first_example` and `is_last` an id is whole; without `start_seconds` its examples
-    follow one another as the module's `extractor` (the reference's, if it has none) makes them.
-    A module says by a method `provenance` what its embeddings come from; of one that does not, the
-    weights' digest is noted.
+    row. Without `first_example` and `is_last` an id is complete; without `start_seconds` the hop of
+    the module's `extractor` (or of the reference) is used. A module's method `provenance` states
+    what its embeddings come from; without one, the digest of its weights is stored.
 
     Args:
         folder: Where to write: a new folder, or one of the same weights and options.
-        clips_per_part: Clips of a file, which is what an interruption costs each process.
-        merge: Make one file of all at the end, sorted by id.
+        clips_per_part: Clips of a file; an interruption costs each process at most one file.
+        merge: Make one file of all parts at the end, sorted by id.
 
     Raises:
         ValueError: `clips_per_part` is less than one, or the folder holds something else.
@@ -105,7 +104,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: Mapping[str, Any],
+        prediction: Mapping[str, Any] | None,
         batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
@@ -113,9 +112,13 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
     ) -> None:
         """Take the rows of a batch, and write a part when there are enough clips.
 
+        A step that returns None has nothing to write.
+
         Raises:
             ValueError: The prediction is not as it should be, or of another size than the folder.
         """
+        if prediction is None:
+            return
         parts = read_prediction(prediction, _hop_seconds(pl_module))
         if not self._is_started:
             embedding = prediction["embedding"]

@@ -24,7 +24,7 @@ class WaveformAugmentation(nn.Module):
     Args:
         gain_db: The most that the level is raised or lowered by, dB.
         shift_seconds: The most that a clip is moved by, in either direction; what leaves at one
-            end comes back at the other, so that nothing of it is lost.
+            end comes back at the other.
         speed: The most that a clip is made faster or slower by, as a fraction (0.1: up to a tenth),
             pitch included. There are five speeds, evenly spaced, and the rates that stand for them
             are multiples of 100 Hz, so that resampling stays cheap.
@@ -62,7 +62,7 @@ class WaveformAugmentation(nn.Module):
         self.speed = speed
 
     def forward(self, batch: WaveformBatch) -> WaveformBatch:
-        """Augment a batch; what it holds is not changed in place."""
+        """Return an augmented batch; the one given stays as it is."""
         if not self.training:
             return batch
         batch = batch.copy()
@@ -97,8 +97,9 @@ class WaveformAugmentation(nn.Module):
 class SpecAugment(nn.Module):
     """Silence a range of mel bands and a range of frames in each log-mel example.
 
-    The masking of torchaudio (Park et al., "SpecAugment", 2019), with the logarithm of silence as
-    what masks: zero would be as loud as speech.
+    The masking of Park et al., "SpecAugment", 2019, drawn as torchaudio's `FrequencyMasking` and
+    `TimeMasking` draw it. The masked values are the logarithm of silence: zero would be as loud as
+    speech.
 
     Args:
         max_bands: A mask spans fewer mel bands than this; 0 for none.
@@ -106,7 +107,7 @@ class SpecAugment(nn.Module):
         log_offset: The front end's, see `VGGishFeatureConfig`.
 
     Raises:
-        ImportError: torchaudio is not installed, or does not fit the torch that is.
+        ValueError: A number is negative.
 
     Shape:
         - Input: (..., frames, bands)
@@ -126,25 +127,24 @@ class SpecAugment(nn.Module):
         log_offset: float = VGGishFeatureConfig().log_offset,
     ) -> None:
         super().__init__()
-        try:
-            from torchaudio.transforms import FrequencyMasking, TimeMasking
-        except (ImportError, OSError, RuntimeError) as error:
-            raise ImportError(
-                "SpecAugment needs a torchaudio that fits the torch that is installed: "
-                "pip install 'vggish-hf[lightning]'"
-            ) from error
-        self.mask_bands = FrequencyMasking(max_bands, iid_masks=True)
-        self.mask_frames = TimeMasking(max_frames, iid_masks=True)
+        for name, value in (("max_bands", max_bands), ("max_frames", max_frames)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"Expected `{name}` of at least 0, got {value}")
+        self.max_bands = max_bands
+        self.max_frames = max_frames
         self.silence = math.log(log_offset)
 
     def forward(self, examples: Tensor) -> Tensor:
         """Mask each example in its own places."""
         if not self.training:
             return examples
-        # torchaudio's spectrograms are (..., bands, frames).
-        masked: Tensor = self.mask_bands(examples.mT, self.silence)
-        masked = self.mask_frames(masked, self.silence)
-        return masked.mT
+        bands = _draw_range(examples[..., 0, 0], examples.shape[-1], self.max_bands)
+        frames = _draw_range(examples[..., 0, 0], examples.shape[-2], self.max_frames)
+        return examples.masked_fill(bands[..., None, :] | frames[..., :, None], self.silence)
+
+    def extra_repr(self) -> str:
+        """Show the limits in the module's `repr`."""
+        return f"max_bands={self.max_bands}, max_frames={self.max_frames}"
 
 
 def mixup(
@@ -154,7 +154,7 @@ def mixup(
 
     Args:
         values: (batch, steps, ...), float: embeddings, examples or, at one rate, waveforms.
-        mask: (batch, steps), False where the values are filling.
+        mask: (batch, steps), False where the values are padding.
         target: (batch, classes), float.
         alpha: A pair is mixed in the proportion `weight` to `1 - weight`, drawn for each from
             Beta(alpha, alpha): near 0 or 1 for a small alpha, near a half for a large one.
@@ -174,7 +174,9 @@ def mixup(
     if not values.is_floating_point():
         raise ValueError(f"Expected values of floats, got {values.dtype}; dequantize them first")
     if not alpha > 0:
-        raise ValueError(f"Expected `alpha` to be positive, got {alpha}; leave mixup out for none")
+        raise ValueError(
+            f"Expected `alpha` to be positive, got {alpha}; do not call mixup for none"
+        )
     partner = torch.randperm(len(values), device=values.device)
     concentration = torch.full((len(values), 1), alpha, device=values.device)
     weight = torch.distributions.Beta(concentration, concentration).sample()
@@ -190,3 +192,14 @@ def mixup(
 def _uniform(like: Tensor) -> Tensor:
     """Draw from -1 to 1: as many numbers as `like` has, on its device."""
     return 2 * torch.rand(like.shape, device=like.device) - 1
+
+
+def _draw_range(like: Tensor, size: int, limit: int) -> Tensor:
+    """Draw a range of fewer than `limit` places for each value of `like`: (..., size), bool."""
+    if not limit:
+        return torch.zeros(*like.shape, size, dtype=torch.bool, device=like.device)
+    # The length first, then the start among those that the length leaves.
+    length = torch.rand(like.shape, device=like.device) * min(limit, size)
+    start = (torch.rand(like.shape, device=like.device) * (size - length)).long()[..., None]
+    place = torch.arange(size, device=like.device)
+    return (place >= start) & (place < start + length.long()[..., None])

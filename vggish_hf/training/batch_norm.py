@@ -1,7 +1,7 @@
 """Batch normalisation for training from scratch; in what is saved it is part of the convolutions.
 
-VGGish has none: nine layers deep, it learns slowly from little data. In evaluation mode a
-normalisation is a scale and an offset for each channel, which a convolution has anyway.
+VGGish has no normalisation: nine layers deep, it learns slowly from little data. In evaluation mode
+a normalisation is a scale and an offset for each channel, which a convolution has anyway.
 """
 
 import copy
@@ -24,8 +24,8 @@ def add_batch_norm(model: VGGishModel) -> None:
         >>> from vggish_hf import VGGishConfig
         >>> model = VGGishModel(VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16))
         >>> add_batch_norm(model)
-        >>> model.conv2[1]
-        BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+        >>> type(model.conv2[1]), model.conv2[1].num_features
+        (<class 'torch.nn.modules.batchnorm.BatchNorm2d'>, 4)
         >>> fold_batch_norm(model).conv2
         Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """

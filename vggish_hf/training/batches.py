@@ -1,4 +1,4 @@
-"""What the data modules hand to the models, and the way from waveforms to examples in a batch.
+"""Batches of clips, as the models take them, and the examples of a batch.
 
 Clips keep the rate that they were stored at: workers decode and cut, the device resamples.
 """
@@ -20,7 +20,7 @@ class WaveformClip(TypedDict):
     """A clip of audio, as a data set gives it.
 
     `waveform` is (time,), float32 and mono, `sampling_rate` its rate in Hz; `target` is (classes,),
-    float32, and missing where there is nothing to learn.
+    float32, and missing where a clip has no labels.
     """
 
     id: str
@@ -32,7 +32,7 @@ class WaveformClip(TypedDict):
 class WaveformBatch(TypedDict):
     """Clips of any lengths and rates; see `collate_waveforms`.
 
-    - `waveform`: (batch, time), zeros behind each clip's end
+    - `waveform`: (batch, time), zeros after each clip's end
     - `length`: (batch,), int64, samples of each clip at its own rate
     - `sampling_rate`: (batch,), int64, Hz
     - `target`: (batch, classes), float32: 1 for each of a clip's classes, fractions after mixup
@@ -49,7 +49,7 @@ class EmbeddingBatch(TypedDict):
     """Embedded clips of any lengths.
 
     - `embedding`: (batch, examples, size), float32, or uint8 as released AudioSet embeddings are
-    - `mask`: (batch, examples), bool, False where the embedding is filling
+    - `mask`: (batch, examples), bool, False where the embedding is padding
     - `target`: as in `WaveformBatch`
     """
 
@@ -60,10 +60,10 @@ class EmbeddingBatch(TypedDict):
 
 
 def collate_waveforms(clips: Sequence[WaveformClip]) -> WaveformBatch:
-    """Stack clips, those that are shorter filled with zeros behind their end.
+    """Stack clips, the shorter ones padded with zeros at their end.
 
     Args:
-        clips: The clips of a batch; all of them have a target, or none.
+        clips: The clips of a batch; either all of them have a target or none has.
 
     Example:
         >>> clips = [
@@ -93,13 +93,13 @@ def extract_batch(extractor: VGGishFeatureExtractor, batch: WaveformBatch) -> tu
     Autocast does not reach it: in sixteen bits a waveform would lose what is quiet in it.
 
     Args:
-        extractor: The front end; its config's padding says what becomes of short clips and tails.
+        extractor: The front end; its config says how short clips and tails are padded.
         batch: The clips. Those of one rate are resampled together, and all of them go through
             the extractor at once.
 
     Returns:
         The examples (batch, examples, example_frames, num_mel_bins), as many as the longest clip
-        has, and a mask (batch, examples), False where an example is filling; it is zero there.
+        has, and a mask (batch, examples), False where an example is padding; it is zero there.
 
     Raises:
         ValueError: The waveform or a rate is refused, see `VGGishFeatureExtractor.forward`.
@@ -123,7 +123,7 @@ def extract_batch(extractor: VGGishFeatureExtractor, batch: WaveformBatch) -> tu
 
 
 def _resample_batch(batch: WaveformBatch, new_rate: int) -> tuple[Tensor, list[int]]:
-    """Bring clips to one rate: (batch, time), zeros behind their ends, and the new lengths."""
+    """Bring clips to one rate: (batch, time), zeros after their ends, and the new lengths."""
     waveform = batch["waveform"]
     rates = batch["sampling_rate"].tolist()
     samples = batch["length"].tolist()
@@ -135,7 +135,7 @@ def _resample_batch(batch: WaveformBatch, new_rate: int) -> tuple[Tensor, list[i
         longest = max(samples[i] for i in rows)
         part = resample(waveform[rows, :longest], rate, new_rate)
         resampled[rows, : part.shape[1]] = part
-    # The filter rings on behind a clip's end, where the extractor alone sees nothing.
+    # The filter rings on after a clip's end, where the extractor alone sees nothing.
     ends = torch.tensor(lengths, device=waveform.device)
-    filling = torch.arange(resampled.shape[1], device=waveform.device) >= ends[:, None]
-    return resampled.masked_fill(filling, 0.0), lengths
+    padding = torch.arange(resampled.shape[1], device=waveform.device) >= ends[:, None]
+    return resampled.masked_fill(padding, 0.0), lengths

@@ -1,4 +1,4 @@
-"""Decode a part of a file, and little around it."""
+"""Decode a part of a file, and little more."""
 
 import os
 from pathlib import Path
@@ -41,8 +41,8 @@ def load_start(path: Path, seconds: float) -> tuple[Tensor, int]:
 def load_random_crop(path: Path, seconds: float, max_seconds: float) -> tuple[Tensor, int]:
     """Decode a part of a file, at a place that torch's generator draws.
 
-    The part alone is decoded, from anywhere in the file. Where that is not possible (what only
-    FFmpeg opens, files that end before their header says) the part is taken out of the beginning.
+    Only that part is decoded, from anywhere in the file. Where that is not possible (formats that
+    only FFmpeg opens, files shorter than their header says) it is taken from the beginning.
 
     Args:
         path: The file.

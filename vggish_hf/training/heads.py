@@ -1,10 +1,10 @@
-"""From a clip's embeddings to its classes: what stands behind the network.
+"""Heads: from a clip's embeddings to its classes.
 
-A head sees a batch of clips of unequal lengths, filled up, with a mask; nothing that it gives, and
-no statistic that it keeps, depends on the filling.
+A head takes a batch of padded clips with a mask. Its output and its statistics do not depend on the
+padding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vggish_hf._checks import check_choice
 from vggish_hf.configuration import FromDict
 from vggish_hf.training.masking import MaskedBatchNorm, masked_mean
+from vggish_hf.training.plain import to_plain
 
 HeadKind = Literal["linear", "mlp", "attention", "decision_attention", "pooling_attention"]
 
@@ -31,11 +32,11 @@ class HeadConfig(FromDict):
             by the class's own attention (decision level: Kong et al., "Audio Set classification
             with attention model: a probabilistic perspective", 2018). `"pooling_attention"`: means
             of the embeddings themselves, weighted by as many attentions as there are heads, side by
-            side, and hidden layers behind them: they run once a clip, not once an embedding.
+            side, then hidden layers: they run once a clip, not once an embedding.
         num_layers: Hidden layers of all kinds but `"linear"`: linear, batch normalisation, ReLU,
             dropout.
         hidden_size: Width of each of them.
-        dropout: Probability with which what a hidden layer gives is dropped.
+        dropout: Probability with which an output of a hidden layer is dropped.
         batch_norm: Whether hidden layers are normalised.
         num_heads: Attentions. Those of `"attention"` share the features, each as many as the
             others; as many as features gives each its own. Those of `"pooling_attention"` see all.
@@ -56,6 +57,8 @@ class HeadConfig(FromDict):
     num_heads: int = 1
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # numbers of numpy and torch as Python's
+            object.__setattr__(self, field.name, to_plain(getattr(self, field.name), field.name))
         check_choice("kind", self.kind, HeadKind)
         # Bounds, because a config from elsewhere must not fill the memory.
         for name, smallest, largest in (
@@ -66,7 +69,7 @@ class HeadConfig(FromDict):
             value = getattr(self, name)
             if type(value) is not int or not smallest <= value <= largest:
                 raise ValueError(f"Expected `{name}` from {smallest} to {largest}, got {value!r}")
-        if not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"Expected `dropout` from 0 to below 1, got {self.dropout!r}")
         if not isinstance(self.batch_norm, bool):
             raise ValueError(f"Expected `batch_norm` to be a bool, got {self.batch_norm!r}")
@@ -82,7 +85,7 @@ def make_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn.M
 
     Returns:
         A module that maps embeddings (batch, examples, embedding_size), float, and a mask (batch,
-        examples), False where an embedding is filling, to logits (batch, num_classes), float32
+        examples), False where an embedding is padding, to logits (batch, num_classes), float32
         under autocast too. A clip without any example counts as one of a zero embedding.
 
     Raises:
@@ -114,7 +117,7 @@ class MeanHead(nn.Module):
 
     def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, examples, size) and (batch, examples) to logits (batch, classes)."""
-        embeddings, mask = _without_filling(embeddings, mask)
+        embeddings, mask = _without_padding(embeddings, mask)
         x = masked_mean(embeddings, mask)
         x = self.hidden(x, mask.any(1))
         return _at_least_single(self.classifier(x))
@@ -136,7 +139,7 @@ class AttentionHead(nn.Module):
 
     def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, examples, size) and (batch, examples) to logits (batch, classes)."""
-        embeddings, mask = _without_filling(embeddings, mask)
+        embeddings, mask = _without_padding(embeddings, mask)
         x = self.hidden(embeddings, mask)
         weights = _log_attention(self.attention(x), mask).exp()  # (batch, examples, heads)
         values = x.unflatten(2, (weights.shape[2], -1))
@@ -159,7 +162,7 @@ class DecisionAttentionHead(nn.Module):
 
     def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, examples, size) and (batch, examples) to logits (batch, classes)."""
-        embeddings, mask = _without_filling(embeddings, mask)
+        embeddings, mask = _without_padding(embeddings, mask)
         x = self.hidden(embeddings, mask)
         log_weights = _log_attention(self.attention(x), mask)  # (batch, examples, classes)
         scores = _at_least_single(self.classifier(x))
@@ -179,7 +182,7 @@ class PoolingAttentionHead(nn.Module):
 
     def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, examples, size) and (batch, examples) to logits (batch, classes)."""
-        embeddings, mask = _without_filling(embeddings, mask)
+        embeddings, mask = _without_padding(embeddings, mask)
         weights = _log_attention(self.attention(embeddings), mask).exp()
         pooled = (weights.mT @ embeddings).flatten(1)  # (batch, heads * size)
         x = self.hidden(pooled, mask.any(1))
@@ -207,8 +210,8 @@ class _HiddenLayers(nn.Module):
         return x
 
 
-def _without_filling(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Check the shapes, and fill with zeros; where there are no examples at all, add a filling."""
+def _without_padding(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the shapes and zero the padding; where there are no examples at all, add one."""
     if embeddings.ndim != 3 or mask.shape != embeddings.shape[:2]:
         raise ValueError(
             "Expected embeddings (batch, examples, size) and a mask (batch, examples), got "
@@ -221,7 +224,7 @@ def _without_filling(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_attention(scores: Tensor, mask: Tensor) -> Tensor:
     """Logarithm of weights that sum to one over a clip's examples: (batch, examples, heads)."""
-    # Over nothing there is no softmax: a clip without examples attends to its filling, zeros.
+    # Over nothing there is no softmax: a clip without examples attends to its padding, zeros.
     attended = mask | ~mask.any(1, keepdim=True)
     scores = _at_least_single(scores).masked_fill(~attended[..., None], -torch.inf)
     return scores.log_softmax(1)

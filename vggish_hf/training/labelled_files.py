@@ -3,13 +3,16 @@
 import csv
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from vggish_hf.inputs import find_inputs, readable_id
+from vggish_hf.audio import AUDIO_EXTENSIONS
+from vggish_hf.inputs import is_litter, readable_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class LabelledFile:
     """An audio file and its classes.
 
     Args:
-        id: Its path inside the folder, or beside the table, with `/` between the parts.
+        id: Its path inside the folder, or relative to the table, with `/` between the parts.
         path: Where it is.
         labels: Its classes.
         fold: The fold that it belongs to, if any.
@@ -29,12 +32,50 @@ class LabelledFile:
     fold: str | None = None
 
 
-def read_folder(folder: Path, fold_pattern: str | None = None) -> list[LabelledFile]:
-    """List the audio files of a folder that has a folder for each class.
+@dataclass(frozen=True, slots=True)
+class TableLayout:
+    """Where a table of audio files has what.
 
     Args:
-        folder: Holds the folders that the classes are named for, those apart that begin with a
-            dot. In them, also further down, files count that end as audio files do.
+        path: The column of paths.
+        label: The column of classes.
+        fold: The column of folds; a table may lack it.
+        audio_folder: The folder that the paths begin in, relative to the working folder; it may
+            name columns, as `UrbanSound8K/audio/fold{fold}`. Without it the table's own folder.
+    """
+
+    path: str = "path"
+    label: str = "label"
+    fold: str = "fold"
+    audio_folder: str | None = None
+
+    def columns(self) -> list[str]:
+        """All columns that are read, each once."""
+        named = _COLUMN.findall(self.audio_folder or "")
+        return list(dict.fromkeys([self.path, self.label, self.fold, *named]))
+
+    def place(self, row: Mapping[str, Any], table: Path) -> tuple[Path, PurePosixPath]:
+        """Where the file of a row is: a folder that the user chose, and what the row says."""
+        if self.audio_folder is None:
+            return table.parent, PurePosixPath(row[self.path])
+        parts = PurePosixPath(self.audio_folder).parts
+        fixed = list(takewhile(lambda part: _COLUMN.search(part) is None, parts))
+        named = [
+            _COLUMN.sub(lambda match: str(row[match[1]]), part) for part in parts[len(fixed) :]
+        ]
+        return Path(*fixed), PurePosixPath(*named, row[self.path])
+
+
+_COLUMN = re.compile(r"\{([^{}]+)\}")
+
+
+def read_folder(folder: Path, fold_pattern: str | None = None) -> list[LabelledFile]:
+    """List the audio files of a folder that has one sub-folder per class.
+
+    Args:
+        folder: Holds the folders that the classes are named for. Hidden ones and
+            litter of operating systems (`__MACOSX`) are skipped. In the others, also further
+            down, files count that end as audio files do.
         fold_pattern: A regular expression with one group, searched for in each file's name: the
             group is the file's fold.
 
@@ -46,26 +87,43 @@ def read_folder(folder: Path, fold_pattern: str | None = None) -> list[LabelledF
             refused or not found in a name.
     """
     folders = sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not is_litter(path.name)
     )
     if not folders:
-        raise ValueError(f"Expected a folder for each class in {str(folder)!r}, there is none")
-    files = [
-        LabelledFile(readable_id(name.relative_to(folder).as_posix()), name, (path.name,))
-        for path in folders
-        for name in map(Path, find_inputs([str(path)]))
-    ]
+        raise ValueError(f"Expected one sub-folder per class in {str(folder)!r}, found none")
+    files = []
+    for path in folders:
+        found = sorted(
+            name
+            for name in path.rglob("*")
+            if name.suffix.lower() in AUDIO_EXTENSIONS
+            and not is_litter(name.relative_to(folder).as_posix())
+            and name.is_file()
+        )
+        if not found:
+            raise ValueError(
+                f"Expected audio files in each class's folder, found none in {str(path)!r}"
+            )
+        files += [
+            LabelledFile(readable_id(name.relative_to(folder).as_posix()), name, (path.name,))
+            for name in found
+        ]
     return _with_folds(files, fold_pattern)
 
 
-def read_table(table: Path, fold_pattern: str | None = None) -> tuple[list[LabelledFile], bool]:
+def read_table(
+    table: Path, fold_pattern: str | None = None, layout: TableLayout | None = None
+) -> tuple[list[LabelledFile], bool]:
     """Read a table of audio files.
 
     Args:
-        table: CSV with a header, or Parquet, with the columns `path`, relative to the table's own
-            folder, `label`, and if need be `fold`. Several classes stand in one label with `;`
-            between them, or in a column of lists, where a clip may have none.
-        fold_pattern: As for `read_folder`; without it the column `fold` counts.
+        table: CSV with a header, or Parquet. Several classes stand in one label with `;` between
+            them, or in a column of lists, where a clip may have none.
+        fold_pattern: As for `read_folder`; without it the column of folds counts.
+        layout: The names of the columns; without it `path`, relative to the table's own folder,
+            `label` and, if need be, `fold`.
 
     Returns:
         The files, in the order of the rows, and whether a file may have several classes: some have,
@@ -76,49 +134,60 @@ def read_table(table: Path, fold_pattern: str | None = None) -> tuple[list[Label
             the pattern is refused or not found in a name.
         FileNotFoundError: There is no file at a path.
     """
-    rows = _read_parquet(table) if table.suffix == ".parquet" else _read_csv(table)
-    missing = {"path", "label"} - {name for row in rows[:1] for name in row}
-    if missing:
+    layout = layout or TableLayout()
+    rows, present = (_read_parquet if table.suffix == ".parquet" else _read_csv)(table, layout)
+    needed = [name for name in layout.columns() if name != layout.fold]
+    if not rows or not set(needed) <= set(present):
         raise ValueError(
-            f"Expected rows with the columns path and label in {str(table)!r}, got "
-            f"{sorted(map(str, rows[0])) if rows else 'no rows'}"
+            f"Expected rows with the columns {' and '.join(needed)} in {str(table)!r}, got "
+            f"{sorted(present) if rows else 'no rows'}; name its columns by `path_column`, "
+            "`label_column` and `fold_column`"
         )
-    files = [_read_row(row, table, f"row {i} of {str(table)!r}") for i, row in enumerate(rows, 1)]
+    files = [
+        _read_row(row, table, layout, f"row {i} of {str(table)!r}") for i, row in enumerate(rows, 1)
+    ]
     id_, count = Counter(file.id for file in files).most_common(1)[0]
     if count > 1:
         raise ValueError(f"Expected each path once in {str(table)!r}, got {id_!r} {count} times")
-    is_multi_label = isinstance(rows[0]["label"], list) or any(len(f.labels) > 1 for f in files)
+    is_multi_label = isinstance(rows[0][layout.label], list) or any(
+        len(file.labels) > 1 for file in files
+    )
     return _with_folds(files, fold_pattern), is_multi_label
 
 
-def _read_csv(table: Path) -> list[dict[str, Any]]:
+def _read_csv(table: Path, _layout: TableLayout) -> tuple[list[dict[str, Any]], list[str]]:
     with table.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        return list(reader), list(reader.fieldnames or [])
 
 
-def _read_parquet(table: Path) -> list[dict[str, Any]]:
+def _read_parquet(table: Path, layout: TableLayout) -> tuple[list[dict[str, Any]], list[str]]:
     with pq.ParquetFile(table) as file:
-        rows: list[dict[str, Any]] = file.read(["path", "label", "fold"]).to_pylist()
-        return rows
+        rows: list[dict[str, Any]] = file.read(layout.columns()).to_pylist()
+        return rows, file.schema_arrow.names
 
 
-def _read_row(row: dict[str, Any], table: Path, where: str) -> LabelledFile:
-    name, label, fold = row["path"], row["label"], row.get("fold")
+def _read_row(row: dict[str, Any], table: Path, layout: TableLayout, where: str) -> LabelledFile:
+    name, label, fold = row[layout.path], row[layout.label], row.get(layout.fold)
     if not name or not isinstance(name, str):
         raise ValueError(f"Expected a path in {where}, got {name!r}")
-    # The table may come from elsewhere, and must not make other files look like data.
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"Expected a path inside the table's folder in {where}, got {name!r}")
     labels = [part.strip() for part in label.split(";")] if isinstance(label, str) else label
     if not isinstance(labels, list) or not all(part and isinstance(part, str) for part in labels):
         raise ValueError(
             f"Expected a label, or several with ; between them, in {where}, got {label!r}"
         )
-    path = table.parent / name
+    root, inner = layout.place(row, table)
+    # The table may come from elsewhere, and must not make other files look like data.
+    if PurePosixPath(name).is_absolute() or ".." in inner.parts or inner.is_absolute():
+        raise ValueError(f"Expected a path inside the table's folder in {where}, got {name!r}")
+    path = root / inner
     if not path.is_file():
-        raise FileNotFoundError(f"Expected the file of {where}, there is none at {str(path)!r}")
+        raise FileNotFoundError(
+            f"Expected the file of {where}, there is none at {str(path)!r}; `audio_folder` says "
+            "where paths begin"
+        )
     return LabelledFile(
-        id=PurePosixPath(name).as_posix(),
+        id=inner.as_posix(),
         path=path,
         labels=tuple(dict.fromkeys(labels)),
         fold=None if fold is None else str(fold),

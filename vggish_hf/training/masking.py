@@ -1,4 +1,4 @@
-"""Statistics over the examples of filled-up clips that do not see the filling."""
+"""Statistics over the examples of padded clips, without the padding."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ def masked_mean(embeddings: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         embeddings: (batch, examples, size).
-        mask: (batch, examples), False where an embedding is filling, whatever it holds.
+        mask: (batch, examples), False where an embedding is padding, whatever it holds.
 
     Returns:
         (batch, size); zeros for a clip without any example.

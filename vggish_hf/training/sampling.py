@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 class BalancedSampler(torch.utils.data.Sampler[int]):
@@ -66,7 +65,8 @@ def hold_out(
 ) -> tuple[list[int], list[int]]:
     """Divide clips at random, with nearly the same share of each class on either side.
 
-    A clip of several classes counts for the rarest of them.
+    A clip of several classes counts for the rarest of them. Of each class at least one clip stays,
+    whatever the seed.
 
     Args:
         labels: The classes of each clip, as indices.
@@ -77,7 +77,7 @@ def hold_out(
         The indices of the clips that stay, and of those that are held out, in ascending order.
 
     Raises:
-        ValueError: The fraction is out of its range, or so near its ends that a side is empty.
+        ValueError: The fraction is out of its range, or leaves a side empty.
 
     Example:
         >>> stay, held_out = hold_out([[0]] * 50 + [[1]] * 10, fraction=0.2, seed=0)
@@ -93,11 +93,20 @@ def hold_out(
     if not 0 < fraction < 1 or not 0 < steps.sum() < len(labels):
         raise ValueError(
             "Expected a fraction between 0 and 1 that leaves clips on both sides, got "
-            f"{fraction} of {len(labels)}"
+            f"{fraction} of {len(labels)} clips"
         )
-    return _sorted(order[steps == 0]), _sorted(order[steps > 0])
-
-
-def _sorted(indices: Tensor) -> list[int]:
-    found: list[int] = indices.sort().values.tolist()
-    return found
+    stay: list[int] = order[steps == 0].tolist()
+    held_out: list[int] = []
+    learnt = {label for i in stay for label in labels[i]}
+    for i in order[steps > 0].tolist():
+        if learnt.issuperset(labels[i]):
+            held_out.append(i)
+        else:
+            stay.append(i)
+            learnt.update(labels[i])
+    if not held_out:
+        raise ValueError(
+            f"Expected a class of more than one clip to hold out {fraction} of {len(labels)} "
+            "clips; pass a larger fraction, or none"
+        )
+    return sorted(stay), sorted(held_out)

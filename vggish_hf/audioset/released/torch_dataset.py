@@ -103,16 +103,16 @@ class AudioSetEmbeddingsDataset(torch.utils.data.Dataset[EmbeddingClip]):
 
 
 def collate_padded(clips: Sequence[EmbeddingClip], seconds: int = 10) -> dict[str, Any]:
-    """Stack clips, those that are shorter filled with zeros behind their end.
+    """Stack clips, the shorter ones padded with zeros at their end.
 
     Args:
         clips: The clips of a batch.
-        seconds: The length to fill to; 10 is that of the longest clips released.
+        seconds: The length to pad to; 10 is that of the longest clips released.
 
     Returns:
         `embedding`, `mask`, `target`, `video_id` (a list), `start_time_seconds` and
-        `end_time_seconds` (float64). The mask is False where the embedding is filling: zeros of
-        uint8 are no silence but -2 in each dimension.
+        `end_time_seconds` (float64). The mask is False where the embedding is padding: zeros of
+        uint8 are not silence but -2 in each dimension.
 
     Raises:
         ValueError: A clip is longer than `seconds`.
@@ -138,11 +138,11 @@ def collate_padded(clips: Sequence[EmbeddingClip], seconds: int = 10) -> dict[st
 
 
 def collate_ragged(clips: Sequence[EmbeddingClip]) -> dict[str, Any]:
-    """Put the rows of all clips behind one another.
+    """Concatenate the rows of all clips.
 
     Returns:
         `embedding`, `lengths` (int64, rows of each clip) and the rest as `collate_padded` does;
-        `embedding.split(lengths.tolist())` takes the clips apart.
+        `embedding.split(lengths.tolist())` divides them into clips.
 
     Shape:
         - `embedding`: `(rows of all clips, 128)`

@@ -1,4 +1,4 @@
-"""What a picture of a data set is drawn from: some of its clips, and sums over all of them."""
+"""The data of a picture of a data set: some of its clips, and sums over all of them."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from vggish_hf.training.batches import Task
 class ClipSample:
     """Clips drawn at random from batches of unknown number, and how classes are confused.
 
-    Memory is bounded by the arguments. Its randomness is its own: a training goes the same way
-    whether it is drawn or not.
+    Memory is bounded by the arguments. It has a random generator of its own, so that a training
+    gives the same with and without it.
 
     Args:
         task: Whether a clip has one class or any number of them.
@@ -90,6 +90,10 @@ class ClipSample:
         )
         torch.distributed.all_reduce(self._predicted)
         torch.distributed.all_reduce(self._support)
+
+    def support(self) -> list[int]:
+        """How many clips have each class."""
+        return [round(count) for count in self._support.tolist()]
 
     def confusion(self) -> Tensor:
         """How the clips of each class are predicted.

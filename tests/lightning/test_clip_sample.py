@@ -4,7 +4,7 @@ import pytest
 import torch
 from processes import run_processes
 
-from vggish_hf.training.clip_sample import ClipSample
+from vggish_hf.lightning.clip_sample import ClipSample
 
 
 def make_sample(task="single_label", max_clips=10, **options):
@@ -19,6 +19,12 @@ def batches(count, size, generator):
         embeddings = torch.stack((number, labels), dim=1).float()
         logits = torch.randn(size, 3, generator=generator)
         yield embeddings, logits, torch.eye(3)[labels]
+
+
+def test_support():
+    sample = make_sample()
+    sample.add(torch.zeros(3, 2), torch.eye(3), torch.eye(3)[[0, 2, 2]])
+    assert sample.support() == [1, 0, 2]
 
 
 def test_few_clips_are_all_kept(generator):
@@ -84,7 +90,7 @@ def test_confusion_of_many_labels(generator):
 def test_two_processes(tmp_path):
     script = """
         import sys, torch
-        from vggish_hf.training.clip_sample import ClipSample
+        from vggish_hf.lightning.clip_sample import ClipSample
         torch.distributed.init_process_group("gloo")
         rank = torch.distributed.get_rank()
         sample = ClipSample("single_label", 30, embedding_size=2, num_classes=2, seed=rank)
