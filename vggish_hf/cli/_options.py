@@ -1,7 +1,13 @@
-"""Options that several commands share."""
+"""What several commands share: options, and what they print."""
 
 import argparse
-from typing import Any
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import torch
 
@@ -52,3 +58,83 @@ def load_pipeline(args: argparse.Namespace, **settings: Any) -> VGGishPipeline:
         revision=args.revision,
         **settings,
     )
+
+
+# Control, format (which turn the direction of text around) and undecodable characters, line ends.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def printable(text: object) -> str:
+    r"""A text as a terminal may show it: what would move the cursor or hide text is escaped.
+
+    For whatever comes from a file: its name, an id, an error that quotes it.
+
+    Example:
+        >>> printable("a\x1b[2Jb\n\u202egnp.wav")
+        'a\\x1b[2Jb\\n\\u202egnp.wav'
+    """
+    return "".join(
+        character.encode("unicode-escape").decode("ascii")
+        if unicodedata.category(character) in _UNPRINTABLE
+        else character
+        for character in str(text)
+    )
+
+
+def open_missing_streams() -> None:
+    """Give a process that was started without standard streams (`2>&-`) ones that lead nowhere.
+
+    Without them the next file that is opened would get the stream's number, and with it whatever
+    libraries print there.
+    """
+    with suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+            os.set_inheritable(number, True)
+        os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for good
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line for whoever still listens: that nobody does (`| head`) does not fail a job.
+
+    Args:
+        text: The line, of which `printable` has made what comes from files.
+        file: Where to; without it, the standard output.
+    """
+    stream = sys.stdout if file is None else file
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # What is left in the buffer would be written, and fail, once more at the end.
+        with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+@contextmanager
+def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Name options in a ValueError as the command line does.
+
+    Args:
+        flags: The option for each name of an argument in Python.
+
+    Example:
+        >>> with naming_flags({"num_workers": "--workers"}):
+        ...     raise ValueError("Expected `num_workers` of at least 1, got 0")
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected `--workers` of at least 1, got 0
+    """
+    try:
+        yield
+    except ValueError as error:
+        names = "|".join(map(re.escape, flags))
+        if len(error.args) == 1:  # of a plain one; it stays what it is
+            text = re.sub(
+                rf"`({names})`|\b({names})(?==)",
+                lambda match: f"`{flags[match[1]]}`" if match[1] else flags[match[2]],
+                str(error),
+            )
+            error.args = (text,)
+        raise
