@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishOutput
 from vggish_hf.audioset import RecordReader, export_embeddings, parse_audioset
@@ -64,8 +65,8 @@ def test_columns_in_another_order_and_precision(tmp_path):
     assert_clips(path, [("a", rows[:2]), ("b", rows[2:])])
 
 
-def test_audioset_exports(request, tmp_path):
-    released = request.path.parent / "data" / "audioset"
+def test_audioset_exports(tmp_path):
+    released = TESTS / "data" / "audioset"
     export_embeddings(released, tmp_path)
     records = [
         parse_audioset(data)
