@@ -1,11 +1,10 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
-import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -23,6 +22,7 @@ from vggish_hf.configuration import Padding, VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.inference import InferenceNetworks
+from vggish_hf.provenance import weights_sha256
 
 Postprocess = Literal["none", "pca", "uint8"]
 Source = TypeVar("Source", bound=AudioSource)
@@ -350,20 +350,22 @@ class VGGishPipeline:
             embeddings = postprocessor(embeddings)
         return embeddings.cpu()
 
-    @cached_property
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the file that the weights came from; None if they came from none."""
-        if self._weights_path is None:
-            return None
-        with self._weights_path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of what the model is now: of its file, or where it has changed of its values."""
+        return weights_sha256(self.model, self._weights_path)
 
     def provenance(self, postprocess: Postprocess) -> dict[str, Any]:
-        """What the embeddings come from, ready for JSON: package, weights and every number."""
+        """What the embeddings come from, ready for JSON: package, weights and every number.
+
+        The weights are those that the model has now; a change since it was loaded shows.
+        """
         return {
             "version": __version__,
             "model": self._model_id,
-            "weights_sha256": self.weights_sha256,
+            "weights_sha256": weights_sha256(
+                self.model, self._weights_path, postprocessor=postprocess != "none"
+            ),
             "config": asdict(self.model.config),
             "feature_config": asdict(self.extractor.config),
             "dtype": str(self.model.dtype).removeprefix("torch."),

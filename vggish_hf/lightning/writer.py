@@ -1,6 +1,5 @@
 """Predictions to a folder of Parquet files, from any number of devices, to be gone on with."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from vggish_hf._version import __version__
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.lightning._predictions import ClipAssembler, read_prediction
 from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.pipeline import VGGishOutput
+from vggish_hf.provenance import state_sha256
 
 # So many rows end a part of however few clips: 64 MiB of float32.
 _PART_ROWS = 1 << 17
@@ -174,19 +173,8 @@ def _provenance(module: pl.LightningModule) -> dict[str, Any]:
         else provenance()
     )
     if found.get("weights_sha256") is None:
-        found["state_sha256"] = _digest(module)
+        found["state_sha256"] = state_sha256(module.state_dict())
     return found
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(
-                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-            )
-    return digest.hexdigest()
 
 
 def _hop_seconds(module: pl.LightningModule) -> float:
