@@ -351,6 +351,11 @@ class VGGishPipeline:
         return embeddings.cpu()
 
     @property
+    def weights_path(self) -> Path | None:
+        """The file that the model was loaded from; None if it came from none."""
+        return self._weights_path
+
+    @property
     def weights_sha256(self) -> str:
         """SHA-256 of what the model is now: of its file, or where it has changed of its values."""
         return weights_sha256(self.model, self._weights_path)

@@ -140,9 +140,9 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _is_as_in_file(values: Mapping[str, Any], path: Path, postprocessor: bool) -> bool:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = {
-                name for name in file.keys() if postprocessor or not name.startswith(_POSTPROCESSOR)
-            }
+            names = set(file.keys())
+            if not postprocessor:
+                names = {name for name in names if not name.startswith(_POSTPROCESSOR)}
             return names == values.keys() and all(
                 _is_same(value, file.get_tensor(name)) for name, value in values.items()
             )

@@ -132,10 +132,12 @@ def test_schema_of_parquet(dtype, value, tmp_path):
 
 def test_csv_is_exact_and_quotes_text_alone(tmp_path):
     path = tmp_path / "out.csv"
-    special = torch.tensor([[0.1, 1 / 3, -0.0, 1e-45, 3.4028235e38, float("inf"), 16777217.0, 1e16]])
+    special = torch.tensor(
+        [[0.1, 1 / 3, -0.0, 1e-45, 3.4028235e38, float("inf"), 16777217.0, 1e16]]
+    )
     with open_output(path, 8, torch.float32, {}) as write_clip:
         write_clip("=1+1", VGGishOutput(special, torch.tensor([0.1 + 0.2], dtype=torch.float64)))
-        write_clip("@a,\n\"b\"", VGGishOutput(special * 2, torch.zeros(1, dtype=torch.float64)))
+        write_clip('@a,\n"b"', VGGishOutput(special * 2, torch.zeros(1, dtype=torch.float64)))
     with path.open(encoding="utf-8", newline="") as file:
         _, first, second = csv.reader(file)
     assert (first[0], second[0]) == ("=1+1", '@a,\n"b"')

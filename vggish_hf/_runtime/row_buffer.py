@@ -1,6 +1,5 @@
 """Rows of tensors, copied to one place."""
 
-import torch
 from torch import Tensor
 
 

@@ -93,7 +93,7 @@ def open_missing_streams() -> None:
         os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for good
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for good
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -129,9 +129,7 @@ class BlockEmbedder:
         batch_size: Examples that the network takes at once.
     """
 
-    def __init__(
-        self, pipeline: VGGishPipeline, postprocess: Postprocess, batch_size: int
-    ) -> None:
+    def __init__(self, pipeline: VGGishPipeline, postprocess: Postprocess, batch_size: int) -> None:
         pipeline.check_postprocess(postprocess)
         self._pipeline = pipeline
         self._postprocess = postprocess

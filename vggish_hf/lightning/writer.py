@@ -1,4 +1,4 @@
-"""Predictions to a folder of Parquet files, from any number of devices, to be gone on with."""
+"""Predictions to a resumable folder of Parquet files, from any number of devices."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ _NAMED_FAILURES = 10
 
 @runtime_checkable
 class SkipsInputs(Protocol):
-    """A data module that can leave inputs out."""
+    """A data module that can skip inputs."""
 
     def skip(self, ids: Iterable[str]) -> None:
-        """Leave out inputs, in place of those that were left out before."""
+        """Skip inputs, in place of those that were skipped before."""
 
 
 class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyped
@@ -35,7 +35,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
 
     Every process writes its own files, each of which appears whole; the folder must be one that
     all machines share. At the end each input is in the folder once, even where a sampler gave it to
-    two processes. A run that was killed goes on where its files end: the data module's `skip` is
+    two processes. A run that was killed continues where its files end: the data module's `skip` is
     called with the ids that are on disk, or, where it has none, their rows are not written again.
     Inputs that failed are tried again.
 
@@ -81,9 +81,9 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         data = trainer.datamodule
         self._done: frozenset[str] = frozenset()
         if isinstance(data, SkipsInputs):
-            data.skip(self.folder.ids())
+            data.skip(self.folder.completed_ids())
         else:
-            self._done = frozenset(self.folder.ids())
+            self._done = frozenset(self.folder.completed_ids())
         self._assembler = ClipAssembler()
         self._is_started = False
         self._start_part()
@@ -159,7 +159,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         lines = [f"{embedded} clips in {self.folder.path}, {len(failed)} failed"]
         lines += [f"failed: {clip}: {failed[clip]}" for clip in sorted(failed)[:_NAMED_FAILURES]]
         if len(failed) > _NAMED_FAILURES:
-            lines.append(f"all that failed: {self.folder.left_out_path}")
+            lines.append(f"all that failed: {self.folder.failed_path}")
         rank_zero_info("\n".join(lines))
 
 

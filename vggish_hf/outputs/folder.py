@@ -23,7 +23,14 @@ from typing import Any, NamedTuple
 import torch
 
 from vggish_hf._runtime.files import locked, read_json, write_json
-from vggish_hf.outputs.failed import FAILED_NAME, NoRows, finish_failed, part_file, read_failed, write_failed
+from vggish_hf.outputs.failed import (
+    FAILED_NAME,
+    NoRows,
+    finish_failed,
+    part_file,
+    read_failed,
+    write_failed,
+)
 from vggish_hf.outputs.formats import open_output
 from vggish_hf.outputs.parts import drop_clips, find_repeated, merge_parts, read_ids
 from vggish_hf.outputs.sources import Source, merge_sources, pack_sources, read_sources

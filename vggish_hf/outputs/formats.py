@@ -1,7 +1,7 @@
 """Write embeddings to one file, clip by clip, with their provenance; whole or not at all.
 
-- `.parquet`: one row per example, with `id`, `example` (its number in the clip), `start_seconds` and
-  `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
+- `.parquet`: one row per example, with `id`, `example` (its number in the clip), `start_seconds`
+  and `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
 - `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
 - `.csv`: the same columns as text, the embedding as `e0`, `e1` and so on; provenance in FILE.json.
 - `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored, with the

@@ -1,4 +1,4 @@
-"""What all formats of embeddings have in common: columns, metadata, and the way they are written."""
+"""What all formats of embeddings have in common: columns, metadata, how they are written."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
