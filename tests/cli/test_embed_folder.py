@@ -103,7 +103,7 @@ def test_links_that_lead_out(embed, files, tmp_path, capsys):
     soundfile.write(outside, np.zeros(16_000), 16_000)
     (tmp_path / "clips" / "link.wav").symlink_to(outside)
     assert embed("clips", "-o", "out/") == 0
-    passed = "passed over: clips/link.wav: a link that leads out of its folder\n"
+    passed = "skipped: clips/link.wav: a link that leads out of its folder\n"
     assert capsys.readouterr().err == passed
     assert embed("clips", "-o", "out/", "--follow-symlinks") == 0
     assert sorted(faults.read_rows(tmp_path / "out")) == sorted(
@@ -179,8 +179,9 @@ def test_interrupted_while_a_file_is_written(lively_model_folder, tmp_path):
     pytest.importorskip("aiohttp")
     code = """
 import contextlib, os, signal, sys, time
-from vggish_hf.cli import embed, main
-real = embed.open_output
+from vggish_hf.cli import main
+from vggish_hf.jobs import to_file
+real = to_file.open_output
 def interrupt(*clip):
     time.sleep(1)  # the store has been asked for the last clip
     os.kill(os.getpid(), signal.SIGINT)
@@ -188,7 +189,7 @@ def interrupt(*clip):
 def interrupting(*arguments):
     with real(*arguments):
         yield interrupt
-embed.open_output = interrupting
+to_file.open_output = interrupting
 sys.exit(main(sys.argv[1:]))
 """
     files = faults.make_files(tmp_path / "clips", 8)

@@ -446,9 +446,20 @@ def test_the_newest_rows_count(folder):
 
 
 @pytest.mark.parametrize(
-    "line", ["[1]", "{", "nothing", '{"id": "a"}', '{"id": 1, "reason": null}', "[" * 100_000, "\xff",
-             '{"id": "a", "reason": 3}', '{"id": "a", "reason": null, "source": [1]}']
-)  # fmt: skip
+    "line",
+    [
+        "[1]",
+        "{",
+        "nothing",
+        "[" * 100_000,
+        "\xff",
+        '{"id": "a"}',
+        '{"id": 1, "reason": null}',
+        '{"id": "a", "reason": 3}',
+        '{"id": "a", "reason": null, "source": [1]}',
+    ],
+    ids=lambda line: line[:20],
+)
 def test_a_damaged_list_of_failures_is_named(folder, line):
     write(folder, failed={"a": "broken"})
     folder.finish()

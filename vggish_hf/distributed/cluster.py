@@ -97,7 +97,7 @@ def check_answers(address: str | None) -> None:
         with socket.create_connection(place, _ANSWER_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0") == "0":
                 connection.sendall(_HTTP2_HELLO)
-                if connection.recv(4, socket.MSG_WAITALL)[3:] != _HTTP2_SETTINGS:
+                if connection.makefile("rb").read(4)[3:] != _HTTP2_SETTINGS:
                     raise OSError("something else answers there")
     except (OSError, OverflowError, UnicodeError) as error:
         raise ClusterError(

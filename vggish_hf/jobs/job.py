@@ -201,8 +201,8 @@ def check_output_options(
     check_choice("pool", pool, Pool)
     if postprocess == "uint8":
         raise ValueError(
-            f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8': values that "
-            "are cut off to whole numbers have another mean"
+            f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8': values cut "
+            "off to whole numbers have another mean"
         )
 
 
