@@ -120,7 +120,11 @@ def test_a_long_clip_comes_in_pieces_and_is_decoded_once(pipeline, make_clip, mo
     assert sorted(opened) == ["100", "2", "3"]
     assert sum(samples) == sum(15_600 + 15_360 * (n - 1) for n in (3, 100, 2))
     expected = pipeline(clips[1].path)
-    for order in (list, lambda embedded: embedded[::-1], lambda embedded: embedded[2:] + embedded[:3]):
+    for order in (
+        list,
+        lambda embedded: embedded[::-1],
+        lambda embedded: embedded[2:] + embedded[:3],
+    ):
         (long,) = [
             block.outputs["100"]
             for block in embed_joined(pipeline, blocks, order)

@@ -1,9 +1,12 @@
 """That a job on one machine does each clip once, whatever happens, and a repeated one the rest."""
 
+import os
 import signal
+import tarfile
 
 import embedding_faults as faults
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -12,7 +15,7 @@ from limits import files_of_at_most
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.audio import AudioLimits
-from vggish_hf.inputs import Clip
+from vggish_hf.inputs import Clip, find_clips
 from vggish_hf.jobs.job import EmbeddingJob, EmbeddingSummary, cut_parts, job_provenance
 from vggish_hf.jobs.to_folder import embed_to_folder
 from vggish_hf.outputs.folder import EmbeddingFolder, part_name
@@ -221,7 +224,10 @@ def test_files_that_cannot_grow(pipeline, clips, tmp_path):
     size = max(map(len, faults.parts(out).values()))
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with files_of_at_most(size), pytest.raises(OSError, match="Fix the cause and run the command again") as raised:
+        with (
+            files_of_at_most(size),
+            pytest.raises(OSError, match="Fix the cause and run the command again") as raised,
+        ):
             embed_to_folder(pipeline, clips, out, part_clips=5)
     finally:
         signal.signal(signal.SIGXFSZ, handler)
@@ -268,3 +274,126 @@ def test_full_disk(lively_model_folder, tmp_path):
 def test_slow_store(lively_model_folder, tmp_path):
     pytest.importorskip("aiohttp")
     faults.check_slow_store(ENGINE, tmp_path, lively_model_folder)
+
+
+# Files that have changed since
+
+
+def change(clip, seed=99, seconds=3):
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 16_000 * seconds)
+    soundfile.write(clip.path, noise, 16_000)
+
+
+def check_rows(pipeline, clips, out):
+    rows = faults.read_rows(out)  # each clip once
+    assert rows.keys() == set(names(clips))
+    for clip in clips:
+        assert np.allclose(rows[clip.id], pipeline(clip.path).embeddings, **TOLERANCE)
+
+
+@pytest.mark.parametrize("changed", [[1], [0, 1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize("part_clips", [2, 1, 5])
+def test_a_changed_file_is_embedded_again(pipeline, clips, tmp_path, changed, part_clips):
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips, out, part_clips=2)
+    for number in changed:
+        change(clips[number], seed=number + 50)
+    summary = embed_to_folder(pipeline, clips, out, part_clips=part_clips)
+    assert (summary.clips, summary.skipped) == (len(changed), 5 - len(changed))
+    check_rows(pipeline, clips, out)
+    assert embed_to_folder(pipeline, clips, out).skipped == 5
+
+
+def test_a_file_of_the_same_size_and_another_time_has_changed(pipeline, clips, tmp_path):
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips, out)
+    state = os.stat(clips[0].path)
+    change(clips[0], seconds=2)
+    os.utime(clips[0].path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert os.stat(clips[0].path).st_size == state.st_size
+    assert embed_to_folder(pipeline, clips, out).clips == 1
+    check_rows(pipeline, clips, out)
+
+
+def test_a_changed_file_that_has_no_example_loses_its_rows(lively_model_folder, clips, tmp_path):
+    pipeline = VGGishPipeline.from_pretrained(lively_model_folder, padding="none")
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips[:2], out)
+    soundfile.write(clips[0].path, np.zeros(100), 16_000)
+    for clips_done, too_short in ((0, (clips[0].id,)), (0, ())):
+        summary = embed_to_folder(pipeline, clips[:2], out)
+        assert (summary.clips, summary.too_short) == (clips_done, too_short)
+        assert faults.read_rows(out).keys() == {clips[1].id}
+    change(clips[0])
+    assert embed_to_folder(pipeline, clips[:2], out).clips == 1
+    check_rows(pipeline, clips[:2], out)
+
+
+def test_a_changed_file_that_cannot_be_read_keeps_its_rows_and_is_named(pipeline, clips, tmp_path):
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips, out)
+    before = faults.read_rows(out)
+    with open(clips[0].path, "wb") as file:
+        file.write(b"RIFF")
+    for _ in range(2):  # and is tried again
+        summary = embed_to_folder(pipeline, clips, out)
+        assert list(summary.failed) == [clips[0].id]
+        assert faults.read_rows(out).keys() == before.keys()
+
+
+def test_a_changed_tar_is_embedded_again(pipeline, clips, tmp_path):
+    tar, out = tmp_path / "a.tar", tmp_path / "out"
+    for count in (2, 3):
+        with tarfile.open(tar, "w") as archive:
+            for clip in clips[:count]:
+                archive.add(clip.path, clip.id)
+        summary = embed_to_folder(pipeline, find_clips([str(tar)]), out)
+        assert (summary.clips, summary.skipped) == (count, 0)
+        assert len(faults.read_rows(out)) == count
+
+
+def test_files_of_which_nothing_is_known_count_as_unchanged(pipeline, clips, tmp_path):
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips, out)
+    for part in out.glob("part-*"):
+        table = pq.read_table(part)
+        metadata = {b"vggish_hf": table.schema.metadata[b"vggish_hf"]}
+        pq.write_table(table.replace_schema_metadata(metadata), part)
+    change(clips[0])
+    os.unlink(clips[1].path)
+    assert embed_to_folder(pipeline, clips, out).skipped == 5
+
+
+def test_a_run_that_was_killed_before_the_old_rows_went(pipeline, clips, tmp_path):
+    out = tmp_path / "out"
+    embed_to_folder(pipeline, clips, out, part_clips=5)
+    old = {path: path.read_bytes() for path in out.glob("part-*")}
+    time = next(iter(old)).stat().st_mtime_ns
+    change(clips[1])
+    embed_to_folder(pipeline, clips, out, part_clips=5)
+    for path, content in old.items():
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+    summary = embed_to_folder(pipeline, clips, out)
+    assert (summary.clips, summary.skipped) == (0, 5)
+    check_rows(pipeline, clips, out)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_weights_that_changed_in_memory_are_refused(
+    lively_model_folder, clips, tmp_path, from_file
+):
+    pipeline = VGGishPipeline.from_pretrained(lively_model_folder)
+    if not from_file:
+        pipeline = VGGishPipeline(pipeline.extractor, pipeline.model)
+    embed_to_folder(pipeline, clips[:1], tmp_path / "out")
+    with torch.no_grad():
+        pipeline.model.fc2.weight.mul_(2)
+    with pytest.raises(ValueError, match=r"weights_sha256: '.*', now 'in-memory:"):
+        embed_to_folder(pipeline, clips, tmp_path / "out")
+    with torch.no_grad():
+        pipeline.model.fc2.weight.div_(2)
+    assert embed_to_folder(pipeline, clips, tmp_path / "out").skipped == 1
