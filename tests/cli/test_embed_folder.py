@@ -1,6 +1,10 @@
 """`vggish-hf embed` into a folder, from all kinds of inputs, and what interrupts it."""
 
+import contextlib
 import io
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +100,115 @@ def test_an_output_among_the_inputs(embed, files, capsys):
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1] == "0 examples of 0 clips in clips/out/; 3 were done before"
     assert captured.err == ""
+
+
+def test_a_link_in_a_folder_whose_name_begins_as_the_output_s(embed, files, tmp_path, capsys):
+    outside = tmp_path / "outside.wav"
+    soundfile.write(outside, np.zeros(16_000), 16_000)
+    (tmp_path / "clips").rename(tmp_path / "emb-inputs")
+    (tmp_path / "emb-inputs" / "link.wav").symlink_to(outside)
+    for out in ("emb/", "emb.parquet"):
+        assert embed("emb-inputs", "-o", out) == 0
+        skipped = "skipped: emb-inputs/link.wav: a link that leads out of its folder\n"
+        assert capsys.readouterr().err == skipped
+
+
+def test_names_cannot_steer_the_terminal(embed, tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    name = "a\x1b[2J\x9b\u202e\n.wav"
+    (tmp_path / "clips" / name).write_bytes(b"RIFF")
+    for out in ("out/", "out.csv"):
+        assert embed("clips", "-o", out) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("failed: clips/a\\x1b[2J\\x9b\\u202e\\n.wav: ")
+        assert not set(error) & set("\x1b\x9b\u202e")
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean_std"])
+def test_pool(embed, files, tmp_path, capsys, pool):
+    assert embed("clips", "-o", "out/", "--pool", pool) == 0
+    assert embed("clips", "-o", "out.parquet", "--pool", pool) == 0
+    rows = faults.read_rows(tmp_path / "out")
+    assert [row.shape for row in rows.values()] == [(1, 128 if pool == "mean" else 256)] * 3
+    assert len(pq.read_table("out.parquet")) == 3
+    assert embed("clips", "-o", "out.tfrecord", "--pool", pool) == 2
+    assert "with `--pool`" in capsys.readouterr().err
+
+
+def test_no_secret_reaches_the_output(embed, files, tmp_path):
+    pytest.importorskip("aiohttp")
+    with ClipServer(files) as server:
+        url = server.url.replace("://", "://me:PASS@") + "/00.wav?X-Amz-Signature=SIGNED"
+        assert embed(url, "-o", "out.parquet") == 0
+    content = (tmp_path / "out.parquet").read_bytes()
+    assert b"PASS" not in content
+    assert b"SIGNED" not in content
+
+
+def run_in_shell(tmp_path, model, redirection, out="out.parquet"):
+    command = f'"{sys.executable}" -m vggish_hf.cli embed clips -o {out} --model "{model}"'
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} {redirection}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "redirection", ["2>&-", ">&-", ">&- 2>&-", "| true", "2>&1 | true", ">/dev/full", "2>/dev/full"]
+)
+def test_that_nobody_listens_changes_nothing(files, lively_model_folder, tmp_path, redirection):
+    (tmp_path / "clips" / "bad.wav").write_bytes(b"RIFF")
+    done = run_in_shell(tmp_path, lively_model_folder, redirection)
+    assert done.returncode == 1, done.stderr  # as of the clip that failed
+    assert "Errno" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert len(pq.read_table(tmp_path / "out.parquet")) == 6
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_progress_inside_a_clip(lively_model_folder, tmp_path):
+    soundfile.write(
+        tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 900), 16_000
+    )
+    terminal, inner = pty.openpty()
+    command = [sys.executable, "-m", "vggish_hf.cli", "embed", "long.wav", "-o", "out.npz"]
+    command += ["--model", str(lively_model_folder)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=inner, stdout=subprocess.PIPE)
+    os.close(inner)
+    shown = b""
+    with contextlib.suppress(OSError):  # as the end of a terminal is told
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    process.communicate()
+    assert process.returncode == 0
+    times = re.findall(rb"0/1 \[.*?, (\d\d:\d\d) of audio", shown)
+    assert len(set(times)) > 1
+
+
+def test_a_signal_ends_a_library_that_waits():
+    # In one call of C, as Ray's that looks for a cluster: Python handles no signal before its end.
+    code = """
+import ctypes, os, signal, threading
+from vggish_hf.cli import _interrupts
+_interrupts._SECONDS = 0.5
+lock = (ctypes.c_char * 64)()
+with _interrupts.ending_soon() as ending:
+    ending.message = lambda: "3 of 4"
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    library = ctypes.CDLL(None)
+    library.pthread_mutex_init(lock, None)
+    library.pthread_mutex_lock(lock)
+    library.pthread_mutex_lock(lock)  # for ever
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "3 of 4\nvggish-hf: interrupted\n")
 
 
 def test_links_that_lead_out(embed, files, tmp_path, capsys):
