@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import termios
 import time
 
 import embedding_faults as faults
@@ -137,7 +138,8 @@ def test_pool(embed, files, tmp_path, capsys, pool):
 
 def test_no_secret_reaches_the_output(embed, files, tmp_path):
     pytest.importorskip("aiohttp")
-    with ClipServer(files) as server:
+    asked = {"00.wav?X-Amz-Signature=SIGNED": files["00.wav"]}
+    with ClipServer(asked) as server:
         url = server.url.replace("://", "://me:PASS@") + "/00.wav?X-Amz-Signature=SIGNED"
         assert embed(url, "-o", "out.parquet") == 0
     content = (tmp_path / "out.parquet").read_bytes()
@@ -175,6 +177,7 @@ def test_a_terminal_shows_progress_inside_a_clip(lively_model_folder, tmp_path):
         tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 900), 16_000
     )
     terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 100))
     command = [sys.executable, "-m", "vggish_hf.cli", "embed", "long.wav", "-o", "out.npz"]
     command += ["--model", str(lively_model_folder)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=inner, stdout=subprocess.PIPE)

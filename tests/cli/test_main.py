@@ -150,7 +150,7 @@ def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
     assert embed(clip, short, "-o", tmp_path / "out.parquet", "--padding", "none") == 0
     captured = capsys.readouterr()
     assert captured.err == f"shorter than an example: {short}\n"
-    assert captured.out.startswith("3 examples of 2 clips in ")
+    assert captured.out.startswith("3 examples of 1 clip in ")
 
 
 def test_a_list_that_is_no_text(embed, tmp_path, capsys):

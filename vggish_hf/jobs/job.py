@@ -195,15 +195,14 @@ def check_output_options(
     pipeline: VGGishPipeline, postprocess: Postprocess, pool: Pool | None
 ) -> None:
     """Raise ValueError for options that do not exist or do not go together."""
-    pipeline.check_postprocess(postprocess)
-    if pool is None:
-        return
-    check_choice("pool", pool, Pool)
-    if postprocess == "uint8":
+    if pool is not None:
+        check_choice("pool", pool, Pool)
+    if pool is not None and postprocess == "uint8":
         raise ValueError(
             f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8': values cut "
             "off to whole numbers have another mean"
         )
+    pipeline.check_postprocess(postprocess)
 
 
 def job_provenance(
