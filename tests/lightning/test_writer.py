@@ -320,6 +320,28 @@ def test_a_module_s_own_provenance(tmp_path):
     assert embeddings.folder.manifest["provenance"] == module.provenance()
 
 
+def test_a_folder_that_another_job_writes_is_refused(tmp_path):
+    module = Own([{"id": ["a"], "embedding": rows(1.0)}])
+    out = tmp_path / "out"
+    with EmbeddingFolder(out).lock(), pytest.raises(OSError, match="is writing it"):
+        predict(module, None, VGGishEmbeddingWriter(out))
+    predict(module, None, VGGishEmbeddingWriter(out))
+    broken = Own([{"id": ["b"], "embedding": rows(1.0)}, {"id": ["c"]}])
+    with pytest.raises(Exception, match="embedding"):
+        predict(broken, None, VGGishEmbeddingWriter(out))
+    predict(module, None, VGGishEmbeddingWriter(out))  # which the one that failed has let go of
+    assert not (out / ".embeddings.lock").exists()
+
+
+def test_weights_that_changed_in_memory_are_refused(small_model_folder, tmp_path):
+    pipe = VGGishPipeline.from_pretrained(small_model_folder)
+    predict(VGGishEmbedder(pipe), files(PATHS[:1]), VGGishEmbeddingWriter(tmp_path / "out"))
+    with torch.no_grad():
+        pipe.model.fc2.weight.mul_(2)
+    with pytest.raises(ValueError, match=r"weights_sha256: '.*', now 'in-memory:"):
+        predict(VGGishEmbedder(pipe), files(PATHS), VGGishEmbeddingWriter(tmp_path / "out"))
+
+
 def test_a_failure_takes_its_parts_back(tmp_path):
     module = Own(
         [

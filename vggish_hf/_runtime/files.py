@@ -25,7 +25,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 def unfinished_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, which becomes `path` unless an exception leaves.
 
-    What a killed process left behind under such a name is deleted.
+    What a killed process left under such a name is deleted.
 
     Raises:
         OSError: Another process is writing the same file; the message says which.
@@ -48,7 +48,7 @@ def locked(lock_path: Path, target: Path) -> Iterator[None]:
     The operating system lets go of the lock when the process ends, however it ends.
 
     Args:
-        lock_path: A file for the lock alone, in a folder that exists.
+        lock_path: A file for nothing but the lock, in a folder that exists.
         target: What is written.
 
     Raises:

@@ -46,7 +46,7 @@ class RowBuffer:
         self._count = count
 
     def cut(self, count: int) -> None:
-        """Keep the first `count` rows alone."""
+        """Keep only the first `count` rows."""
         self._count = min(count, self._count)
 
     def take(self) -> Tensor | None:

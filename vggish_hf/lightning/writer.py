@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,7 +43,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
     Pass `return_predictions=False` to `Trainer.predict`, or the Trainer keeps all predictions in
     memory beside; the writer keeps no more than one file of each process.
 
-    A prediction is a dict of `EmbeddedParts`; of a module of one's own `id` (a list of str) and
+    A prediction is a dict of `EmbeddedParts`; of your own module `id` (a list of str) and
     `embedding` (rows, size) are enough, with `num_examples` where an id has more or less than one
     row. Without `first_example` and `is_last` an id is whole; without `start_seconds` its examples
     follow one another as the module's `extractor` (the reference's, if it has none) makes them.
@@ -70,6 +71,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         if clips_per_part < 1:
             raise ValueError(f"Expected `clips_per_part` of at least 1, got {clips_per_part}")
         self.folder = EmbeddingFolder(folder)
+        self._lock = ExitStack()
         self.clips_per_part = clips_per_part
         self.merge = merge
 
@@ -93,12 +95,32 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
 
         Raises:
             ValueError: The folder was made with others.
+            OSError: Another job writes to it.
         """
-        # Of weights that are divided among processes, the digests differ: the first one's counts.
+        # Sharded weights have a digest in each process: the first one's counts.
         self._provenance = trainer.strategy.broadcast(_provenance(pl_module))
         self.folder.check(self._provenance)
+        self._lock_folder(trainer)
         # Lightning says so of every loader without a sampler, for writers of batch indices.
         warnings.filterwarnings("ignore", "Couldn't infer the batch indices fetched")
+
+    def _lock_folder(self, trainer: pl.Trainer) -> None:
+        """Keep other jobs from the folder: one process holds the lock for all of this one."""
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                self._lock.enter_context(self.folder.lock())
+            except OSError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise OSError(problem)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Let others write to the folder."""
+        self._lock.close()
 
     def write_on_batch_end(
         self,
@@ -137,6 +159,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         trainer.strategy.barrier("all parts are written")
         if trainer.is_global_zero and self.folder.manifest is not None:
             self._report(self.folder.finish(merge=self.merge))
+        self._lock.close()
         trainer.strategy.barrier("the folder is in order")
 
     def _start_part(self) -> None:

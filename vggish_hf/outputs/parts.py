@@ -25,7 +25,7 @@ _OPEN_FILES = 16
 
 
 def read_ids(path: Path) -> Iterator[str]:
-    """Read the ids of a file's clips, each once, from the column `id` alone."""
+    """Read the ids of a file's clips, each once, from the column `id` only."""
     for clip, _ in groupby(_read_runs(path, ["id"]), key=_id_of):
         yield clip
 
@@ -37,7 +37,7 @@ def find_repeated(paths: Sequence[Path]) -> tuple[int, dict[Path, set[str]]]:
         How many clips there are, each counted once, and for each file those that an earlier one
         has too.
     """
-    # Eight bytes a clip, where the ids would be hundreds; those whose hash is alone are alone.
+    # Eight bytes a clip, where the ids would be hundreds; a hash that occurs once is of one clip.
     hashes = np.fromiter((hash(clip) for path in paths for clip in read_ids(path)), np.int64)
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())

@@ -22,12 +22,12 @@ _BATCH_CLIPS = 4096
 class EmbeddingFile:
     """A Parquet file of embeddings, of either of the layouts that this package writes.
 
-    - `vggish-hf embed`: a row an example, with `id` and `embedding`; the rows of a clip stand
-      together.
-    - the AudioSet exports: a row a clip, with `video_id` and a list of embeddings.
+    - `vggish-hf embed`: one row per example, with `id` and `embedding`; the rows of a clip are
+      adjacent.
+    - the AudioSet exports: one row per clip, with `video_id` and a list of embeddings.
 
-    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. Whoever takes
-    another constant gets the same distances: an offset that both sets share moves both means alike.
+    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. With
+    another constant the distances are the same: an offset that both sets share moves both means alike.
 
     Args:
         path: The file.
@@ -37,7 +37,7 @@ class EmbeddingFile:
         ValueError: It is no Parquet file, or has other columns.
 
     Attributes:
-        provenance: What its metadata say, `{}` where they say nothing.
+        provenance: What its metadata say, `{}` if they say nothing.
         size: Length of an embedding.
     """
 
@@ -47,7 +47,7 @@ class EmbeddingFile:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
         except pa.ArrowInvalid as error:
-            raise ValueError(f"Expected a Parquet file, {str(path)!r} is none: {error}") from error
+            raise ValueError(f"Expected a Parquet file, got {str(path)!r}: {error}") from error
         self._is_nested = "video_id" in schema.names
         self._names = ["video_id" if self._is_nested else "id", "embedding"]
         kinds = [schema.field(name).type for name in self._names if name in schema.names]
