@@ -27,7 +27,8 @@ class EmbeddingFile:
     - the AudioSet exports: one row per clip, with `video_id` and a list of embeddings.
 
     Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. With
-    another constant the distances are the same: an offset that both sets share moves both means alike.
+    another constant the distances are the same: an offset that both sets share moves both means
+    alike.
 
     Args:
         path: The file.
