@@ -155,7 +155,7 @@ def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
     assert embed(clip, short, "-o", tmp_path / "out.parquet", "--padding", "none") == 0
     captured = capsys.readouterr()
     assert captured.err == f"shorter than an example: {short}\n"
-    assert captured.out.startswith("3 examples of 2 clips in ")
+    assert captured.out.startswith("3 examples of 1 clip in ")
 
 
 def test_a_list_that_is_no_text(embed, tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{clip}", "-o", "{tmp}/out.csv"], "ends in .parquet, .npz, .tfrecord, or in a slash"),
+        (["{clip}", "-o", "{tmp}/out.txt"], "in .parquet, .npz, .csv, .tfrecord, or in a slash"),
         (["{clip}", "-o", "{tmp}/no/out.npz"], "the name of a file in an existing folder"),
         (["{tmp}/*.mp3", "-o", "{tmp}/out.npz"], "*.mp3' names none"),
         (["{tmp}/empty", "-o", "{tmp}/out.npz"], "empty' names none"),

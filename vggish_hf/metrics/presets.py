@@ -7,7 +7,6 @@ does not imitate.
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,6 @@ from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.feature_extraction.resampling import resample_blocks
 from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
-from vggish_hf.provenance import weights_sha256
 
 PresetName = Literal["default", "google", "google-int16", "gudgud", "fadtk"]
 
@@ -102,12 +100,10 @@ class ClipEmbedder:
         """Length of an embedding."""
         return self.pipeline.model.config.embedding_size
 
-    @cached_property
+    @property
     def provenance(self) -> dict[str, Any]:
         """What the embeddings come from, ready for JSON."""
         provenance = self.pipeline.provenance("none")
-        if provenance["weights_sha256"] is None:
-            provenance["weights_sha256"] = weights_sha256(self.pipeline.model)
         preset = asdict(self.preset)
         del preset["example_hop_seconds"], preset["padding"]  # the features' config has them
         return {

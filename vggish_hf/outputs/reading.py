@@ -33,15 +33,16 @@ _MAX_DEPTH = 32
 class EmbeddingFile:
     """A Parquet file of embeddings, of either of the layouts that this package writes.
 
-    - `vggish-hf embed`: a row an example, with `id` and `embedding`; the rows of a clip follow each
-      other.
-    - the AudioSet exports: a row a clip, with `video_id` and a list of embeddings.
+    - `vggish-hf embed`: one row per example, with `id` and `embedding`; the rows of a clip are
+      adjacent.
+    - the AudioSet exports: one row per clip, with `video_id` and a list of embeddings.
 
     Either may have been read and written again by pandas or `datasets`, which make lists of
     variable length of embeddings, and drop what the file says of their origin.
 
-    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. Whoever takes
-    another constant gets the same distances: an offset that both sets share moves both means alike.
+    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. With
+    another constant the distances are the same: an offset that both sets share moves both means
+    alike.
 
     Args:
         path: The file, on this machine or behind a URL.
@@ -51,7 +52,7 @@ class EmbeddingFile:
         ValueError: It is not a Parquet file, has other columns, or integers other than uint8.
 
     Attributes:
-        provenance: What its metadata say, `{}` where they say nothing.
+        provenance: What its metadata say, `{}` if they say nothing.
         has_metadata: Whether it has the metadata that this package writes.
         size: Length of an embedding; 0 where there are none, and their type does not tell.
     """

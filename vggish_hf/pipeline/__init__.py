@@ -1,8 +1,6 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
-from vggish_hf.pipeline.output import Pooling as Pooling
 from vggish_hf.pipeline.output import VGGishOutput as VGGishOutput
-from vggish_hf.pipeline.output import pool as pool
 from vggish_hf.pipeline.pipeline import Postprocess as Postprocess
 from vggish_hf.pipeline.pipeline import VGGishPipeline as VGGishPipeline
 from vggish_hf.pipeline.reading import example_dtype as example_dtype

@@ -1,53 +1,15 @@
 """What a pipeline gives for a clip: its embeddings, when each starts, and one row for them all."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from vggish_hf._checks import check_choice
 from vggish_hf.configuration import VGGishFeatureConfig
-from vggish_hf.modeling import VGGishPostprocessor
+from vggish_hf.modeling.pooling import Pool, pool_rows
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
-
-Pooling = Literal["mean", "max", "mean_std"]
-
-
-def pool(embeddings: Tensor, how: Pooling) -> Tensor:
-    """Make one row of a clip's embeddings.
-
-    Args:
-        embeddings: (examples, size), at least one; uint8 ones are dequantized first.
-        how: `"mean"`, `"max"`, or `"mean_std"` for the mean followed by the standard deviation
-            (of the examples themselves: one example has 0).
-
-    Returns:
-        (size,), for `"mean_std"` (2 * size,); float32, float64 from float64.
-
-    Raises:
-        ValueError: There is no such pooling, or no example.
-
-    Example:
-        >>> pool(torch.tensor([[0.0, 1.0], [4.0, 1.0]]), "mean_std")
-        tensor([2., 1., 2., 0.])
-    """
-    check_choice("pool", how, Pooling)
-    if not len(embeddings):
-        raise ValueError(
-            "Expected at least one example to pool, got none: the clip is shorter than an example; "
-            "pass padding='short' to the pipeline"
-        )
-    if embeddings.dtype == torch.uint8:
-        embeddings = VGGishPostprocessor.dequantize(embeddings)
-    if how == "max":
-        return embeddings.amax(0)
-    # float64: the mean of an hour of examples loses no digit
-    deviation, mean = torch.std_mean(embeddings.double(), dim=0, correction=0)
-    pooled = mean if how == "mean" else torch.cat([mean, deviation])
-    return pooled.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -62,6 +24,7 @@ class VGGishOutput:
         example_seconds: Length of an example.
 
     Example:
+        >>> import torch
         >>> out = VGGishOutput(torch.ones(2, 128), torch.tensor([0.0, 0.96]))
         >>> out
         VGGishOutput(embeddings: (2, 128) float32, seconds: 0 to 1.92, index: 0)
@@ -90,12 +53,28 @@ class VGGishOutput:
         """When the last example ends; 0 without one."""
         return float(self.start_seconds[-1]) + self.example_seconds if len(self) else 0.0
 
-    def pool(self, how: Pooling) -> Tensor:
-        """Make one row of the embeddings; see `vggish_hf.pipeline.pool`."""
-        return pool(self.embeddings, how)
+    def pool(self, how: Pool) -> Tensor:
+        """Make one row of the embeddings, as `vggish-hf embed --pool` does.
+
+        Args:
+            how: `"mean"`, `"max"`, or `"mean_std"` for the mean followed by the standard deviation
+                (of the examples themselves: one example has 0).
+
+        Returns:
+            (embedding_size,), for `"mean_std"` twice as long.
+
+        Raises:
+            ValueError: There is no such pooling, there is no example, or the embeddings are uint8.
+        """
+        if not len(self):
+            raise ValueError(
+                "Expected at least one example to pool, got none: the clip is shorter than an "
+                "example; pass padding='short' to the pipeline"
+            )
+        return pool_rows(self.embeddings, how)[0]
 
     def mean(self) -> Tensor:
-        """Average the embeddings, (embedding_size,); see `vggish_hf.pipeline.pool`."""
+        """Average the embeddings, (embedding_size,); see `pool`."""
         return self.pool("mean")
 
     def to_dict(self) -> dict[str, list[Any]]:
@@ -106,6 +85,7 @@ class VGGishOutput:
             files that are written.
 
         Example:
+            >>> import torch
             >>> VGGishOutput(torch.tensor([[0.5, 2.0]]), torch.tensor([0.0])).to_dict()
             {'example': [0], 'start_seconds': [0.0], 'embedding': [[0.5, 2.0]]}
         """

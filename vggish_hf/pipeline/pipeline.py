@@ -1,9 +1,8 @@
 """Audio in, embeddings with times out: decoding, front end, network and post-processor as one."""
 
-import hashlib
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast, overload
 
@@ -26,6 +25,7 @@ from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.pipeline.output import VGGishOutput
 from vggish_hf.pipeline.reading import is_one_clip, make_opener
 from vggish_hf.pipeline.streaming import ErrorHandler, stream_outputs
+from vggish_hf.provenance import weights_sha256
 
 
 class VGGishPipeline:
@@ -280,20 +280,27 @@ class VGGishPipeline:
             embeddings: Tensor = network(examples.to(self.model.device, self.model.dtype))
         return find_postprocess(postprocess).apply(self.model.postprocessor, embeddings).cpu()
 
-    @cached_property
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the file that the weights came from; None if they came from none."""
-        if self._weights_path is None:
-            return None
-        with self._weights_path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    @property
+    def weights_path(self) -> Path | None:
+        """The file that the model was loaded from; None if it came from none."""
+        return self._weights_path
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of what the model is now: of its file, or where it has changed of its values."""
+        return weights_sha256(self.model, self._weights_path)
 
     def provenance(self, postprocess: Postprocess) -> dict[str, Any]:
-        """What the embeddings come from, ready for JSON: package, weights and every number."""
+        """What the embeddings come from, ready for JSON: package, weights and every number.
+
+        The weights are those that the model has now; a change since it was loaded shows.
+        """
         return {
             "version": __version__,
             "model": self._model_id,
-            "weights_sha256": self.weights_sha256,
+            "weights_sha256": weights_sha256(
+                self.model, self._weights_path, postprocessor=postprocess != "none"
+            ),
             "config": asdict(self.model.config),
             "feature_config": asdict(self.extractor.config),
             "dtype": str(self.model.dtype).removeprefix("torch."),
