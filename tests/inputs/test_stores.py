@@ -16,15 +16,11 @@ from vggish_hf.inputs.stores import (
     StoredFile,
     check_size,
     find_remote,
-    has_ending,
-    is_url,
     locate,
     open_store,
     read_file,
     read_range,
     storage_errors,
-    url_name,
-    without_secrets,
 )
 
 CONTENT = bytes(range(256)) * 300
@@ -88,54 +84,6 @@ def found(url):
     return [file.name for file in files], is_search
 
 
-def test_urls_and_paths():
-    assert is_url("s3://bucket/a.wav")
-    assert not any(map(is_url, ("a.wav", "/a//b.wav", "C:\\a.wav", "a:/b.wav", "://a")))
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("https://me:word@host/a@b.wav", "https://host/a@b.wav"),
-        ("https://host/a.wav?X-Signature=1f#t", "https://host/a.wav"),
-        ("https://host/clip?number=3", "https://host/clip?number=3"),
-        ("s3://bucket/why?.wav", "s3://bucket/why?.wav"),
-        ("hf://datasets/org/name@main/a.wav", "hf://datasets/org/name@main/a.wav"),
-    ],
-)
-def test_names_hold_no_secrets(url, name):
-    assert url_name(url, ENDINGS) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("503, url='https://h/a.wav?Sig=S'", "503, url='https://h/a.wav'"),
-        ('url="https://h/a?Sig=it\'s", 1', 'url="https://h/a", 1'),
-        ("(https://me:wo@rd@h/a b)", "(https://h/a b)"),
-        ("from https://h?S#S and http://u@h/b#S.", "from https://h and http://h/b."),
-        (
-            "exceeded with url: /a.wav?Sig=S (Caused by X)",
-            "exceeded with url: /a.wav (Caused by X)",
-        ),
-        (
-            "hf://datasets/o/n@main/a.wav is #1? yes/no",
-            "hf://datasets/o/n@main/a.wav is #1? yes/no",
-        ),
-    ],
-)
-def test_texts_hold_no_secrets(text, expected):
-    assert without_secrets(text) == expected
-
-
-def test_endings_of_names():
-    endings = {".wav", ".tar.gz"}
-    for name in ("a.wav", "x.y/b.WAV", "s.tar.gz", "x/s.1.TAR.gz"):
-        assert has_ending(name, endings)
-    for name in ("a.gz", "a.tar", ".wav", "x/.wav", "wav", "s.tar.gz/a", "a.tar.x.gz"):
-        assert not has_ending(name, endings)
-
-
 class TestFind:
     def test_a_folder_on_the_web(self, server):
         names = [f"{server.url}/b/{name}" for name in ("c.WAV", "d.tar", "e/f.wav")]
@@ -147,8 +95,8 @@ class TestFind:
 
     def test_a_file_on_the_web_is_not_asked_for(self, server):
         url = f"{server.url}/gone.wav?number=3"
-        assert found(url) == ([url.partition("?")[0]], False)
-        assert find_remote(url, ENDINGS)[0][0].path == url
+        assert found(f"{url}&token=1") == ([url], False)
+        assert find_remote(f"{url}&token=1", ENDINGS)[0][0].path == f"{url}&token=1"
 
     def test_a_glob_on_the_web(self, server):
         names = [f"{server.url}/b/c.WAV", f"{server.url}/b/d.tar"]
@@ -253,7 +201,7 @@ class TestRead:
 
     def test_errors_do_not_tell_secrets(self, server):
         url = f"{server.url}/gone.wav?signature=secret"
-        file = locate(url, ENDINGS)
+        file = locate(url)
         with pytest.raises(FileNotFoundError) as caught:
             read_file(file, 100)
         assert "secret" not in str(caught.value)
@@ -273,7 +221,7 @@ class TestErrors:
     @pytest.mark.parametrize("status", [403, 503])
     def test_a_server_that_refuses(self, status):
         with refusing_server(head=status, get=status) as url:
-            file = locate(f"{url}/a.wav?signature=secret", ENDINGS)
+            file = locate(f"{url}/a.wav?signature=secret")
             with pytest.raises(
                 OSError, match=f"cannot be read: ClientResponseError: {status}, "
             ) as e:
@@ -284,7 +232,7 @@ class TestErrors:
 
     def test_a_server_that_refuses_the_content_alone(self):
         with refusing_server(head=200, get=503) as url:
-            file = locate(f"{url}/a.wav?signature=secret", ENDINGS)
+            file = locate(f"{url}/a.wav?signature=secret")
             with pytest.raises(OSError, match=r"ClientResponseError: 503, .*/a\.wav'\Z") as caught:
                 read_file(file, 100)
         assert "secret" not in str(caught.value)

@@ -25,7 +25,7 @@ from vggish_hf.configuration import Padding
 from vggish_hf.distributed.cluster import READER_BYTES, actor_options, connected, import_ray
 from vggish_hf.distributed.stages import PartEmbedder, Row, part_row, read_part, write_part
 from vggish_hf.inputs import Clip
-from vggish_hf.inputs.stores import is_url
+from vggish_hf.inputs.addresses import is_url
 from vggish_hf.jobs.job import EmbeddingJob, EmbeddingSummary, Progress, cut_parts
 from vggish_hf.pipeline import Postprocess, VGGishPipeline
 

@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 
 from vggish_hf.audio import AudioLimits, Decoder, IsolatedDecoders
+from vggish_hf.inputs.addresses import is_url
 from vggish_hf.inputs.stores import (
     StoredFile,
     check_size,
-    is_url,
     read_file,
     read_range,
 )

@@ -3,13 +3,9 @@
 import os
 from collections.abc import Iterator
 
+from vggish_hf.inputs.addresses import has_ending, is_url
 from vggish_hf.inputs.clip import Clip
-from vggish_hf.inputs.stores import (
-    NoAudioError,
-    StoredFile,
-    has_ending,
-    is_url,
-)
+from vggish_hf.inputs.stores import NoAudioError, StoredFile
 from vggish_hf.inputs.tars import list_tar
 
 #: Endings of the files that hold many clips. A member of a compressed tar cannot be read without

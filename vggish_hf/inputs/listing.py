@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vggish_hf.audio import AUDIO_EXTENSIONS
+from vggish_hf.inputs.addresses import has_ending, is_url, without_secrets
 from vggish_hf.inputs.clip import MAX_CLIP_BYTES as MAX_CLIP_BYTES
 from vggish_hf.inputs.clip import Clip as Clip
 from vggish_hf.inputs.clip import readable_id as readable_id
@@ -22,16 +23,7 @@ from vggish_hf.inputs.search import (
     search_folder,
     search_glob,
 )
-from vggish_hf.inputs.stores import (
-    NoAudioError,
-    StoredFile,
-    find_remote,
-    has_ending,
-    is_url,
-    locate,
-    read_file,
-    url_name,
-)
+from vggish_hf.inputs.stores import NoAudioError, StoredFile, find_remote, locate, read_file
 
 _CLIP_FILES = AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS
 # Each header in a store is a request; what takes the time is waiting.
@@ -182,7 +174,7 @@ def _find(argument: str, follow_symlinks: bool, on_skip: SkipHandler) -> _Found:
 def _stored(path: str) -> StoredFile:
     path = path.removeprefix("file://")
     if is_url(path):
-        return locate(path, _CLIP_FILES)
+        return locate(path)
     name = readable_id(path)
     return StoredFile(path, path if name == path else name)  # one text in memory, not two
 
@@ -206,7 +198,7 @@ def _content(file: StoredFile) -> list[Clip] | NoAudioError:
 
 
 def _place(clip: Clip) -> str:
-    parts = [repr(url_name(clip.path, ())), clip.member and f"member {clip.member}"]
+    parts = [repr(without_secrets(clip.path)), clip.member and f"member {clip.member}"]
     return ", ".join(part for part in parts if part)
 
 

@@ -2,22 +2,37 @@
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from vggish_hf.inputs.clip import MAX_CLIP_BYTES as MAX_CLIP_BYTES
-from vggish_hf.inputs.clip import Clip as Clip
-from vggish_hf.inputs.clip import readable_id as readable_id
-from vggish_hf.inputs.containers import CONTAINER_EXTENSIONS as CONTAINER_EXTENSIONS
+# What macOS, Windows and Jupyter leave beside files, in small letters.
+_LITTER = frozenset({"__macosx", ".ipynb_checkpoints", ".ds_store", "thumbs.db"})
 
 #: Why something in a folder was passed over.
 SkipReason: TypeAlias = Literal["a link that leads out of its folder", "an archive without audio"]
 
 
 SkipHandler: TypeAlias = Callable[[str, SkipReason], object]
+
+
+def is_litter(name: str) -> bool:
+    """Tell whether a name is one that macOS, Windows or Jupyter leave beside files.
+
+    Args:
+        name: Name of a file or folder, or a path below the folder that is searched: one such part
+            is enough.
+
+    Example:
+        >>> [is_litter(name) for name in ("._a.wav", "__MACOSX/a.wav", "a.wav")]
+        [True, True, False]
+    """
+    return any(
+        part.startswith("._") or part.lower() in _LITTER for part in re.split(r"[/\\]", name)
+    )
 
 
 def links_guard(folder: str, on_skip: SkipHandler) -> Callable[[str], bool]:

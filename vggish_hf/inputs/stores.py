@@ -1,17 +1,12 @@
 """Files on this machine and behind URLs, listed and read by fsspec's file systems."""
 
 import glob
-import os
-import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USER = re.compile(r"(?<=://)[^/?#\s]*@")
-# Of a URL or its path in a text, up to the punctuation around it.
-_QUERY = re.compile(r"(?<=/)([^\s/?#]*)[?#]\S*?(?=[])}>'\",;.]*(?:\s|$))")
-_WEB = ("http", "https")
+from vggish_hf.inputs.addresses import has_ending, is_url, is_web_url, without_secrets
+
 _GONE = (404, 410)
 # Read at once, so that what is held grows with what arrives, and not with what a header claims.
 _PIECE_BYTES = 16 << 20
@@ -30,41 +25,6 @@ class StoredFile(NamedTuple):
     """The same as text that may be shown and stored."""
 
 
-def is_url(path: str) -> bool:
-    """Tell URLs from local paths."""
-    return _URL.match(path) is not None
-
-
-def has_ending(path: str, endings: Collection[str]) -> bool:
-    """Tell whether a file's name ends in one of these, in letters of either case."""
-    stem, ending = os.path.splitext(path.lower())
-    return ending in endings or os.path.splitext(stem)[1] + ending in endings  # as `.tar.gz`
-
-
-def url_name(url: str, endings: Collection[str]) -> str:
-    """A URL without the secrets that it may hold: a user's name and password, a signature.
-
-    Example:
-        >>> url_name("https://me:word@host/a.wav?signature=1f", {".wav"})
-        'https://host/a.wav'
-        >>> url_name("https://host/clip?number=3", {".wav"})
-        'https://host/clip?number=3'
-    """
-    url = _USER.sub("", url, count=1)
-    bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    return bare if url.startswith(_WEB) and has_ending(bare, endings) else url
-
-
-def without_secrets(text: str) -> str:
-    """A text whose URLs lack users, passwords and whatever follows their paths.
-
-    Example:
-        >>> without_secrets("503, url='https://me:word@host/a.wav?signature=1f'")
-        "503, url='https://host/a.wav'"
-    """
-    return _QUERY.sub(r"\1", _USER.sub("", text))
-
-
 def open_store(url: str) -> tuple[Any, str]:
     """Find the file system of a URL, and what the file system calls the file.
 
@@ -76,13 +36,16 @@ def open_store(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0]
     if "::" in url:
-        raise ValueError(f"Expected a URL of one file system, got the chain {url!r}")
+        raise ValueError(
+            f"Expected a URL of one file system, got the chain {without_secrets(url)!r}"
+        )
     try:
         store, path = fsspec.url_to_fs(url)
     except ImportError as error:
         raise ImportError(f"{scheme}:// needs a package that is missing: {error}") from error
     except ValueError as error:
-        raise ValueError(f"Expected a URL that fsspec knows, got {url!r}: {error}") from error
+        shown = without_secrets(f"{url!r}: {error}")
+        raise ValueError(f"Expected a URL that fsspec knows, got {shown}") from None
     return store, path
 
 
@@ -98,7 +61,7 @@ def storage_errors(name: str) -> Iterator[None]:
         failure: BaseException = error
         if isinstance(error, FileNotFoundError):
             # On the web fsspec says so of whatever keeps it from asking for the size.
-            cause = error.__cause__ if name.startswith(_WEB) else None
+            cause = error.__cause__ if is_web_url(name) else None
             if cause is None or getattr(cause, "status", None) in _GONE:
                 raise FileNotFoundError(f"Expected a file, there is none at {name!r}") from None
             failure = cause
@@ -194,10 +157,10 @@ def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], b
         ValueError: There is no such file system.
     """
     store, path = open_store(url)
-    shown = url_name(url, endings)
+    shown = without_secrets(url)
     with storage_errors(shown):
         path, name_of = _pinned(store, path) if store.protocol == "hf" else (path, _as_it_is)
-        on_web = url.startswith(_WEB)
+        on_web = is_web_url(url)
         magic = "*" in path or "[" in path if on_web else glob.has_magic(path)
         if magic and not store.exists(path):
             found = [
@@ -212,11 +175,11 @@ def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], b
         else:
             found, is_search = [path], False
     addresses = map(store.unstrip_protocol, sorted(found))
-    files = [StoredFile(url, url_name(name_of(url), endings)) for url in addresses]
+    files = [StoredFile(url, without_secrets(name_of(url))) for url in addresses]
     return files, is_search
 
 
-def locate(url: str, endings: Collection[str]) -> StoredFile:
+def locate(url: str) -> StoredFile:
     """Take a URL for that of a file, without asking the store.
 
     Raises:
@@ -225,7 +188,7 @@ def locate(url: str, endings: Collection[str]) -> StoredFile:
     """
     store, path = open_store(url)
     address: str = store.unstrip_protocol(path)
-    return StoredFile(address, url_name(address, endings))
+    return StoredFile(address, without_secrets(address))
 
 
 def _as_it_is(address: str) -> str:

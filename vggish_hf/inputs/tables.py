@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vggish_hf.audio import AUDIO_EXTENSIONS
+from vggish_hf.inputs.addresses import is_url
 from vggish_hf.inputs.stores import (
     NoAudioError,
     StoredFile,
     check_size,
-    is_url,
     open_store,
     storage_errors,
 )

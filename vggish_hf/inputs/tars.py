@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from vggish_hf.audio import AUDIO_EXTENSIONS
+from vggish_hf.inputs.addresses import has_ending
 from vggish_hf.inputs.clip import Clip, readable_id
 from vggish_hf.inputs.stores import (
     StoredFile,
-    has_ending,
     open_binary,
     storage_errors,
 )
