@@ -115,9 +115,8 @@ def find_clips(
         for clip in listed:
             if clips.setdefault(clip.id, clip) != clip:
                 raise ValueError(
-                    f"Expected clips of different ids, {clip.id!r} is that of "
-                    f"{_place(clips[clip.id])} and of another file or URL; rename one or leave it "
-                    "out"
+                    f"Expected clips of different ids, two files or URLs have {clip.id!r}; rename "
+                    "one or leave it out"
                 )
     return list(clips.values())
 
@@ -217,11 +216,6 @@ def _problem(file: StoredFile) -> str | None:
         f"Expected audio, or one of {', '.join(sorted(CONTAINER_EXTENSIONS))}, got the {ending} "
         f"file {file.name!r}; unpack it first"
     )
-
-
-def _place(clip: Clip) -> str:
-    parts = [repr(without_secrets(clip.path)), clip.member and f"member {clip.member}"]
-    return ", ".join(part for part in parts if part)
 
 
 def _no_handler(_path: str, _reason: SkipReason) -> None:

@@ -136,9 +136,14 @@ def literal_folder(pattern: str) -> str:
     return pattern
 
 
-def names_litter(pattern: str) -> bool:
-    """Tell whether a pattern names litter itself, and not just finds it by a wildcard."""
-    return any(is_litter(part.rstrip("*?")) for part in pattern.split("/"))
+def wildcard_filter(pattern: str) -> Callable[[str], bool]:
+    """Make what tells of a name that a pattern finds whether the pattern may find it.
+
+    Wildcards stand for no litter; a pattern that names litter (`__MACOSX/*`, `._*`) finds it.
+    """
+    if any(is_litter(part.rstrip("*?")) for part in pattern.split("/")):
+        return lambda _: True
+    return lambda name: not is_litter(name)
 
 
 def search_glob(
@@ -148,10 +153,10 @@ def search_glob(
     folder = literal_folder(pattern)
     depth = len(Path(folder).parts)
     parts = Path(pattern).parts[depth:]
-    takes_litter = any(names_litter(part) for part in parts)
+    may_find = wildcard_filter("/".join(parts))
 
     def is_taken(path: str) -> bool:
-        return takes_litter or not any(map(is_litter, Path(path).parts[depth:]))
+        return may_find("/".join(Path(path).parts[depth:]))
 
     if "**" in parts:  # which in glob follows every link, around and around
 

@@ -12,7 +12,7 @@ from vggish_hf.inputs.search import (
     is_hidden,
     is_litter,
     literal_folder,
-    names_litter,
+    wildcard_filter,
 )
 
 _GONE = (404, 410)
@@ -212,13 +212,16 @@ def find_remote(
         magic = "*" in path or "[" in path if on_web else glob.has_magic(path)
         if magic and not store.exists(path):
             folder = literal_folder(path)
-            takes_litter = names_litter(path[len(folder) :])
+            may_find = wildcard_filter(path[len(folder) :])
+            # For fsspec wildcards stand for hidden names too.
+            takes_hidden = is_hidden(path[len(folder) :])
             found = [
                 name
                 for name, facts in store.glob(path, detail=True).items()
                 if facts["type"] == "file"
                 and not (on_web and name.endswith("/"))
-                and (takes_litter or not is_litter(name[len(folder) :]))
+                and may_find(name[len(folder) :])
+                and (takes_hidden or not is_hidden(name[len(folder) :]))
             ]
             is_search = False
         elif url.endswith("/") if on_web else store.isdir(path):

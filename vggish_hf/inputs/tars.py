@@ -151,7 +151,9 @@ class _GzippedFile:
             if self._is_damaged or offset < (self._blocks[0][0] if self._blocks else 0):
                 self._restart()
             self._is_damaged = True  # unless all goes well
-            while self._position < offset + size and (block := self._stream.read(_BLOCK_BYTES)):
+            end = offset + size
+            # No byte more than that: after it the file may be damaged.
+            while block := self._stream.read(min(max(end - self._position, 0), _BLOCK_BYTES)):
                 self._blocks.append((self._position, block))
                 self._position += len(block)
                 # Threads do not ask in order: some of what is before the range stays.
@@ -159,8 +161,7 @@ class _GzippedFile:
                     self._blocks.popleft()
             self._is_damaged = False
             return b"".join(
-                block[max(offset - start, 0) : max(offset + size - start, 0)]
-                for start, block in self._blocks
+                block[max(offset - start, 0) : max(end - start, 0)] for start, block in self._blocks
             )
 
 
