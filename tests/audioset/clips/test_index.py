@@ -1,7 +1,9 @@
 import os
+import zipfile
 
 import pytest
 from clip_sources import IDS, write_folder, write_parquet, write_tar
+from file_server import FileServer
 
 from vggish_hf.audioset.clips.index import LeftOut, index_clips, read_left_out, write_left_out
 from vggish_hf.audioset.segments import Segment
@@ -105,3 +107,39 @@ def test_left_out_is_read_as_written(tmp_path):
     entries = [LeftOut("-_aaaaaaa_1", 'a "reason", with\nlines'), LeftOut("", "ünï")]
     write_left_out(tmp_path / "x.csv", entries)
     assert read_left_out(tmp_path / "x.csv") == entries
+
+
+def test_what_matches_nothing_is_counted_and_listed(tmp_path):
+    write_folder(tmp_path / "x", {f"{number:02}.wav": b"" for number in range(12)})
+    write_folder(tmp_path / "x", {f"{IDS[0]}.wav": b"x", ".hidden.wav": b"", "._a.wav": b""})
+    index = index_of(tmp_path / "x")
+    assert index.unmatched.count == 12
+    assert index.unmatched.examples == [f"{tmp_path}/x/{number:02}.wav" for number in range(10)]
+    assert str(index.unmatched).startswith("12 files are named for none of the clips: ")
+    assert str(index.unmatched).endswith("/09.wav and 2 more")
+    assert index.skipped == [(f"{tmp_path}/x/.hidden.wav", "a hidden file")]
+    (tmp_path / "x" / f"{IDS[0]}.wav").unlink()
+    with pytest.raises(
+        ValueError, match=r"there are none; skipped: .*hidden\.wav: a hidden file; 12"
+    ):
+        index_of(tmp_path / "x")
+
+
+def test_several_inputs_and_a_zip(tmp_path):
+    write_folder(tmp_path / "x", {f"{IDS[0]}.wav": b"x"})
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr(f"Title [{IDS[1]}].ogg", b"y")
+        archive.writestr(f"dir\\{IDS[2]}.ogg", b"z")
+    index = index_clips(SEGMENTS, [tmp_path / "y.zip", tmp_path / "x" / "*.wav"])
+    assert ids(index.read()) == [IDS[1], IDS[2], IDS[0]]
+    with pytest.raises(FileNotFoundError, match="No such file or folder: 'nowhere'"):
+        index_clips(SEGMENTS, [tmp_path / "y.zip", "nowhere"])
+
+
+def test_clips_behind_a_url():
+    with FileServer({f"x/{IDS[0]}_30.wav": b"x", "x/%5Bddddddddddd%5D.wav": b"y"}) as server:
+        index = index_clips(SEGMENTS, f"{server.url}/x/")
+        assert [file.load() for file in index.files][-1] == b"x"
+        before = index.digest()
+        server.files[f"x/{IDS[0]}_30.wav"] = b"xy"
+        assert index_clips(SEGMENTS, f"{server.url}/x/").digest() != before

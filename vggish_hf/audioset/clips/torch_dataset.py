@@ -10,6 +10,8 @@ from vggish_hf.audioset._datasets import datasets
 from vggish_hf.audioset.clips.tables import clip_features
 from vggish_hf.feature_extraction.resampling import resample
 
+_SHOWN = 1000
+
 
 class AudioClip(TypedDict):
     """A clip: see `AudioSetClipsDataset`."""
@@ -30,7 +32,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             opened by `datasets.load_dataset`; filtered or shuffled at will.
         sampling_rate: The rate that all waveforms are brought to, Hz; None to leave each at its
             own.
-        seconds: The length that they are cut or filled with zeros to, so that they make batches;
+        seconds: The length that they are cut or padded with zeros to, so that they make batches;
             without it, each keeps its own.
 
     Raises:
@@ -63,8 +65,12 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             found = dataset.features.get(name)
             # Its options are for torchcodec, which does not decode here.
             if found != feature and not (isinstance(found, datasets.Audio) and name == "audio"):
+                columns = ", ".join(f"{key}: {kind}" for key, kind in dataset.features.items())
+                shown = columns if len(columns) < _SHOWN else f"{columns[:_SHOWN]}..."
                 raise ValueError(
-                    f"Expected the columns of `clip_features()`, got for `{name}` {found}"
+                    f"Expected a column `{name}` of {type(feature).__name__}, as "
+                    f"`clip_features()` has it, got {shown}; undo its renaming or casting "
+                    f"(`rename_column`, `cast_column`)"
                 )
         self.sampling_rate = sampling_rate
         self.seconds = seconds
