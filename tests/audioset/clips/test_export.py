@@ -194,8 +194,8 @@ def test_a_damaged_file_of_a_finished_export_is_noticed(csv, folder, tmp_path):
     done = export_clips(csv, folder, tmp_path / "out", file_clips=1)
     whole = done.files[1].read_bytes()
     column = pq.read_metadata(done.files[1]).row_group(0).column(4)
-    at = column.data_page_offset + column.total_compressed_size // 2
-    for damaged in (whole[:at] + bytes(9) + whole[at + 9 :], whole[:at], b""):
+    at = column.dictionary_page_offset + column.total_compressed_size // 2
+    for damaged in (whole[:at] + b"damage" + whole[at + 6 :], whole[:at], b""):
         done.files[1].write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{done.files[1]}, it is damaged: .*; delete it and"):
             export_clips(csv, folder, tmp_path / "out", file_clips=1)

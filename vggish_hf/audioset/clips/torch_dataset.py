@@ -10,8 +10,6 @@ from vggish_hf.audioset._datasets import datasets
 from vggish_hf.audioset.clips.tables import clip_features
 from vggish_hf.feature_extraction.resampling import resample
 
-_SHOWN = 1000
-
 
 class AudioClip(TypedDict):
     """A clip: see `AudioSetClipsDataset`."""
@@ -65,12 +63,14 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             found = dataset.features.get(name)
             # Its options are for torchcodec, which does not decode here.
             if found != feature and not (isinstance(found, datasets.Audio) and name == "audio"):
-                columns = ", ".join(f"{key}: {kind}" for key, kind in dataset.features.items())
-                shown = columns if len(columns) < _SHOWN else f"{columns[:_SHOWN]}..."
+                columns = ", ".join(
+                    f"{key}: {type(kind).__name__ if isinstance(kind, datasets.List) else kind}"
+                    for key, kind in dataset.features.items()
+                )
                 raise ValueError(
                     f"Expected a column `{name}` of {type(feature).__name__}, as "
-                    f"`clip_features()` has it, got {shown}; undo its renaming or casting "
-                    f"(`rename_column`, `cast_column`)"
+                    f"`clip_features()` has it, got the columns {columns}; undo the renaming or "
+                    "casting (`rename_column`, `cast_column`)"
                 )
         self.sampling_rate = sampling_rate
         self.seconds = seconds
