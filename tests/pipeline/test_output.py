@@ -51,7 +51,7 @@ def test_pooling(output, count):
 @pytest.mark.parametrize("how", ["mean", "max", "mean_std"])
 def test_eight_bits_are_not_pooled(output, how):
     quantized = VGGishOutput(output.embeddings.to(torch.uint8), output.start_seconds)
-    with pytest.raises(ValueError, match="floats for `pool`, got torch.uint8; dequantize"):
+    with pytest.raises(ValueError, match=r"floats for `pool`, got torch\.uint8; dequantize"):
         quantized.pool(how)
 
 

@@ -14,7 +14,7 @@ from vggish_hf.audio import AudioError, load_audio
 from vggish_hf.audioset.clips import cutting
 from vggish_hf.audioset.clips.cutting import Clip, cut_clip, read_clips
 from vggish_hf.audioset.clips.index import LeftOut, index_clips
-from vggish_hf.audioset.clips.names import ClipError, list_sources
+from vggish_hf.audioset.clips.names import ClipError
 from vggish_hf.audioset.segments import Segment
 
 RATE = 8_000
@@ -187,7 +187,7 @@ def clips(tmp_path):
         f"{IDS[3]}_2000_4000.wav": SPEECH,
     }
     write_folder(tmp_path, files)
-    return index_clips(segments, list_sources(tmp_path))
+    return index_clips(segments, tmp_path)
 
 
 def by_id(clips):
