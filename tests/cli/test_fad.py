@@ -192,7 +192,7 @@ def test_plot_without_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--plot draws with matplotlib: pip install 'vggish-hf[plot]'" in done.stderr
+    assert "Pictures need matplotlib: pip install 'vggish-hf[plot]'" in done.stderr
 
 
 def test_no_score(fad, folders, capsys, tmp_path):

@@ -119,12 +119,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 f"Expected the name of a file in an existing folder, got {str(path)!r}"
             )
     if args.plot is not None:
-        try:
-            from vggish_hf.plotting import check_picture
-        except ModuleNotFoundError:
-            raise ImportError(
-                "--plot draws with matplotlib: pip install 'vggish-hf[plot]'"
-            ) from None
+        from vggish_hf.plotting import check_picture
+
         check_picture(args.plot)
 
 
