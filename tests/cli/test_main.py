@@ -304,6 +304,7 @@ def run():
             capture_output=True,
             text=True,
             check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
 
     return run

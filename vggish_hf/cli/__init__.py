@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         message = " ".join([f"vggish-hf: error: {error}", *getattr(error, "__notes__", ())])
         say("\n".join(map(printable, message.split("\n"))), sys.stderr)
+        flush_output()
         return 2
     return code
 

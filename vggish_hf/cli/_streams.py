@@ -37,10 +37,10 @@ def is_unread(stream: TextIO) -> bool:
 
 
 def flush_output() -> None:
-    """Write what the standard output still holds, unless nobody reads it."""
+    """Write what the standard output still holds, if it can be written."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         discard_output()
 
 
