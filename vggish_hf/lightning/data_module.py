@@ -31,7 +31,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         classes: The names of the classes, in the order of the targets.
         task: Whether a clip has one class or any number of them.
         train: The clips to learn from.
-        train_labels: The classes of each of them, as indices.
+        train_labels: The classes of each of them, as indices; needed for balanced sampling.
         validation: The clips that are held out, None without any.
         test: The clips to test with, None without any.
         provenance: What made the embeddings, where the clips are embeddings and it is known.
@@ -43,7 +43,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
     classes: list[str]
     task: Task
     train: Dataset[Any]
-    train_labels: Sequence[Sequence[int]]
+    train_labels: Sequence[Sequence[int]] = ()
     validation: Dataset[Any] | None = None
     test: Dataset[Any] | None = None
     provenance: Mapping[str, Any] | None = None
@@ -76,7 +76,7 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         """
         learnt = {label for labels in self.train_labels for label in labels}
         unknown = [name for i, name in enumerate(self.classes) if i not in learnt]
-        if unknown:
+        if unknown and self.train_labels:
             names = ", ".join(map(repr, unknown[:_NAMED_CLASSES]))
             more = f" and {len(unknown) - _NAMED_CLASSES} more" if unknown[_NAMED_CLASSES:] else ""
             rank_zero_warn(
