@@ -168,13 +168,17 @@ def test_clips_are_counted_where_they_are_known():
     assert known.update(data).clips is None
 
 
-def test_unknown_provenance_is_compared_with_nothing():
+def test_unknown_provenance_is_one_difference():
     data = rows(40)
     known = EmbeddingStatistics.from_embeddings(data, {"dtype": "float32"})
     unknown = EmbeddingStatistics.from_embeddings(data, {"version": "1"})
     assert known.is_provenance_known
     assert not unknown.is_provenance_known
-    assert known.distance(unknown) == 0
+    for compare in (known.distance, unknown.merge):
+        with pytest.raises(ValueError, match="of one of the two nothing is known"):
+            compare(unknown if compare == known.distance else known)
+    assert known.distance(unknown, force=True) == 0
+    assert unknown.distance(unknown) == 0
 
 
 def released(archive):

@@ -126,7 +126,9 @@ def check_set(
             raise ValueError("Expected a `model` to embed audio with; pass one, such as 'google'")
         statistics = EmbeddingStatistics.empty(embedder.size, embedder.provenance)
     if compared_with is not None:
-        compared_with.check_comparable(statistics, force=force)
+        # What does not say how it was made gets a note, see `frechet_audio_distance`.
+        is_known = statistics.is_provenance_known and compared_with.is_provenance_known
+        compared_with.check_comparable(statistics, force=force or not is_known)
     if by_clip and found.kind == "statistics":
         raise ValueError(
             "Expected clips, since each of them is needed, got statistics; pass audio, a file of "

@@ -208,7 +208,8 @@ def _of_stored(files: list[StoredEmbeddings]) -> FoundSet:
     sized = [file for file in files if file.size] or files
     empty = [EmbeddingStatistics.empty(file.size, file.provenance) for file in sized]
     for other in empty[1:]:
-        empty[0].merge(other)  # raises where they were not made alike
+        is_known = empty[0].is_provenance_known and other.is_provenance_known
+        empty[0].merge(other, force=not is_known)  # raises where they were not made alike
     notes = tuple(
         _unknown(str(getattr(file, "path", ""))) for file in files if not file.has_metadata
     )

@@ -184,7 +184,10 @@ def frechet_audio_distance(
         b = fake_set.statistics
         distance = distance_to(b.mean, b.covariance)
     notes = [*real_set.notes, *fake_set.notes]
-    if not notes and a.is_provenance_known != b.is_provenance_known:
+    is_one_unknown = a.is_provenance_known != b.is_provenance_known
+    if not is_one_unknown:
+        notes += [f"not embedded alike: {difference}" for difference in a.differences(b)]
+    elif not notes:
         role = "fake" if a.is_provenance_known else "real"
         notes.append(
             f"{role}: nothing is known of how its embeddings were made; whether they are "
@@ -243,7 +246,6 @@ def _notes(real: EmbeddingStatistics, fake: EmbeddingStatistics) -> list[str]:
         for role, statistics in (("real", real), ("fake", fake))
         if (note := statistics.small_sample_note())
     ]
-    notes.extend(f"not embedded alike: {difference}" for difference in real.differences(fake))
     config = fake.provenance.get("config")
     if isinstance(config, dict) and config.get("embedding_activation") == "relu":
         notes.append("the model applies a ReLU, which no preset has: scores differ from published")
