@@ -16,7 +16,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,14 +121,22 @@ class EmbeddingFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other jobs from the folder, which is made if need be; one process of a job does.
+        """Keep other jobs from the folder; one process of a job does.
+
+        The folder is made if need be, and deleted again if nothing comes into it.
 
         Raises:
             OSError: Another job writes to it; the message says which process.
         """
+        is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path / _LOCK, self.path):
-            yield
+        try:
+            with locked(self.path / _LOCK, self.path):
+                yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # it is not empty
+                    self.path.rmdir()
 
     def check(self, provenance: Mapping[str, Any]) -> None:
         """Raise ValueError, with what differs, if the folder was made from something else."""
