@@ -20,7 +20,7 @@ import torch
 from folders import TESTS
 
 from vggish_hf.audio import AudioError, AudioLimits, IsolatedDecoders, _worker, open_audio
-from vggish_hf.audio.isolated import parse_block, parse_rate
+from vggish_hf.audio.process import parse_block, parse_rate
 
 CASES = TESTS / "data" / "audio_cases"
 FILES = sorted(path for path in CASES.iterdir() if path.suffix != ".json")
