@@ -25,11 +25,11 @@ from vggish_hf.audio import (
     AudioError,
     AudioLimits,
     IsolatedDecoders,
-    blocks,
     ffmpeg,
     load_audio,
     open_audio,
 )
+from vggish_hf.audio import blocks as raw_blocks
 
 DATA = TESTS / "data"
 CASES = DATA / "audio_cases"
@@ -325,7 +325,7 @@ def test_loud_music_is_not_refused_and_integers_as_floats_are():
     assert torch.equal(load_audio((samples, 16_000))[0], torch.from_numpy(samples))
     scaled = (noise(16_000) * 32768).astype(np.int16).astype(np.float32)
     for source in ((scaled, 16_000), encoded(scaled, 16_000, subtype="FLOAT")):
-        with pytest.raises(AudioError, match="peaks of at most 64, .*16 bits: 32768"):
+        with pytest.raises(AudioError, match=r"peaks of at most 64, .*16 bits: 32768"):
             load_audio(source)
 
 
@@ -736,7 +736,7 @@ def test_limits_of_containers(limits, message, m4a, audio_decoder):
 
 
 def test_a_decoder_is_read_in_several_ranges(audio_decoder, monkeypatch):
-    monkeypatch.setattr(blocks, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(raw_blocks, "_BLOCK_SECONDS", 1)
     monkeypatch.setattr(ffmpeg, "_RANGE_BLOCKS", 2)
     content = encoded(noise(5 * 8000 + 1, 2), 8000, "FLAC")
     blocks = list(open_audio(audio_decoder(content)).blocks)
@@ -745,7 +745,7 @@ def test_a_decoder_is_read_in_several_ranges(audio_decoder, monkeypatch):
 
 
 def test_container_in_several_ranges(m4a, audio_decoder, monkeypatch):
-    monkeypatch.setattr(blocks, "_BLOCK_SECONDS", 1)
+    monkeypatch.setattr(raw_blocks, "_BLOCK_SECONDS", 1)
     monkeypatch.setattr(ffmpeg, "_RANGE_BLOCKS", 2)
     waveform, _ = load_audio(m4a)
     expected = audio_decoder(m4a).get_all_samples().data.mean(0)
@@ -761,9 +761,7 @@ def test_a_format_in_which_ffmpeg_cannot_seek(audio_decoder):
 
 
 def test_a_container_that_is_cut_off(m4a):
-    with pytest.raises(
-        AudioError, match=r"libsndfile .* and FFmpeg cannot open it; it may be damaged"
-    ):
+    with pytest.raises(AudioError, match=r"libsndfile .* and FFmpeg cannot open it"):
         load_audio(m4a[: len(m4a) // 2])
 
 

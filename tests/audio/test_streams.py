@@ -1,9 +1,7 @@
 """Files that hold more than their first stream or their header says: nothing is lost in silence."""
 
 import io
-import os
 import struct
-import subprocess
 import sys
 
 import numpy as np
@@ -138,7 +136,7 @@ def test_flac_that_is_cut_off_is_still_an_error():
 def test_flac_that_announces_too_few_samples_is_named():
     content = bytearray(encoded("FLAC", "PCM_16", 0))
     content[22:26] = struct.pack(">I", 4096)
-    with pytest.raises(AudioError, match="announces 4096 samples, .* ends at sample 16000"):
+    with pytest.raises(AudioError, match=r"announces 4096 samples, .* ends at sample 16000"):
         samples_of(bytes(content))
 
 

@@ -76,7 +76,7 @@ def test_those_that_fail_are_named(pipeline, make_clip, monkeypatch):
     ]
     first, second = read(pipeline, clips)
     assert first.failed.keys() == {"none", "problem"}
-    assert "there is none at '/none.wav'" in first.failed["none"]
+    assert "No such audio file: '/none.wav'" in first.failed["none"]
     assert first.failed["problem"] == "the archive is damaged"
     assert (first.counts, second.counts, second.failed) == ({"3": 3}, {"2": 2}, {})
     (alone,) = read(pipeline, clips[:1])
@@ -115,7 +115,7 @@ def test_a_long_clip_is_alone_and_not_read_to_its_end(pipeline, make_clip, monke
     with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
         embedded = embedder.start(long)()
     assert embedded.outputs == {}
-    assert "there is none" in embedded.failed["400"]
+    assert "No such audio file" in embedded.failed["400"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

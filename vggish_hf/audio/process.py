@@ -38,7 +38,11 @@ class DecoderProcess:
         self._kill_reason: str | None = None
         try:
             self._stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `end` closes it
-            self._process = _start_process(self._stderr)
+            try:
+                self._process = _start_process(self._stderr)
+            except OSError:
+                self._stderr.close()
+                raise
         except OSError as error:
             raise DecoderStartError(_START_FAILED.format(error)) from error
         self._stdin = cast(BinaryIO, self._process.stdin)

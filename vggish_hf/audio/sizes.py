@@ -19,7 +19,8 @@ _MAX_STRAY_BYTES = 4096
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _APE_FOOTER_BYTES, _ID3V1_BYTES = 32, 128
 
-_WRAPPED_BYTES = 1 << 32
+#: Above it, a field of 32 bits cannot tell the size.
+MAX_BYTES_OF_32_BITS = (1 << 32) - 1
 
 
 class SampleSize(NamedTuple):
@@ -133,12 +134,14 @@ def correct_size(content: FilePart, size: SampleSize, end: int) -> dict[int, int
     rest = end - size.end
     if rest <= 0:
         # libsndfile reads the others to the end of the file.
-        needs_correction = rest < 0 and size.is_unknown and size.kind in ("AU", "CAF")
+        needs_correction = rest < 0 and size.is_unknown and size.kind in ("AU", "CAF", "RF64")
     elif size.is_unknown:
-        has_stray_bytes = size.announced > 0 and rest <= _MAX_STRAY_BYTES
+        # A field that is full up cannot tell of more.
+        is_full = size.announced + _MAX_STRAY_BYTES > 1 << 8 * size.width
+        has_stray_bytes = size.announced > 0 and not is_full and rest <= _MAX_STRAY_BYTES
         needs_correction = not has_stray_bytes and _after_chunks(content, size, end) == size.end
     else:
-        is_wrapped = size.width == 4 and rest > _WRAPPED_BYTES - CHUNK_BYTES
+        is_wrapped = size.width == 4 and rest > MAX_BYTES_OF_32_BITS - CHUNK_BYTES
         needs_correction = is_wrapped or not _is_no_audio(
             content, _after_chunks(content, size, end), end
         )

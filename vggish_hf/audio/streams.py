@@ -115,6 +115,8 @@ def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | N
     size = sizes.find_sample_size(content, start)
     is_whole = size is not None and sizes.ends_with_chunks(content, size, content.size)
     following = None
+    if size is not None and content.size - start > sizes.MAX_BYTES_OF_32_BITS and not is_whole:
+        sizes.correct_size(content, size, content.size)  # raises before gigabytes are searched
     if kind is not None and not is_whole:
         following = _find_next(content, _skip_first_pages(content, start), kind)
     end = content.size if following is None else following

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from huggingface_hub.errors import HfHubHTTPError
 
 import vggish_hf
+from vggish_hf.audio import DecoderStartError
 from vggish_hf.cli import audioset, convert, demo, embed, fad, info, predict, push, train
 
 # The base of the Hub's errors and of a lost connection, in whichever library huggingface_hub uses.
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print("vggish-hf: interrupted", file=sys.stderr)
         return getattr(interrupt, "exit_code", 128 + signal.SIGINT)
-    except (ValueError, OSError, ImportError, _HTTP_ERROR) as error:
+    except (ValueError, OSError, ImportError, DecoderStartError, _HTTP_ERROR) as error:
         print(f"vggish-hf: error: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
     return code
