@@ -777,3 +777,14 @@ def test_values_of_a_decoded_audio_column(audio_decoder, stereo):
     waveform, rate = load_audio(resampled)
     assert rate == 4000
     assert len(waveform) == pytest.approx(2000, abs=20)
+
+
+@pytest.mark.parametrize("options", [{}, {"sampling_rate": 8000}])
+def test_a_row_that_was_read_before_gives_the_same_samples(options, m4a):
+    datasets = pytest.importorskip("datasets", reason="needs the extra `audioset`")
+    rows = datasets.Dataset.from_dict({"audio": [{"bytes": m4a, "path": None}]})
+    row = rows.cast_column("audio", datasets.Audio(**options))[0]["audio"]
+    first, rate = load_audio(row)
+    row.get_all_samples()
+    assert rate == options.get("sampling_rate", 16_000)
+    assert torch.equal(load_audio(row)[0], first)
