@@ -19,8 +19,15 @@ import soundfile
 import torch
 from folders import TESTS
 
-from vggish_hf.audio import AudioError, AudioLimits, IsolatedDecoders, _worker, open_audio
-from vggish_hf.audio.isolated import parse_block, parse_rate
+from vggish_hf.audio import (
+    AudioError,
+    AudioLimits,
+    DecoderStartError,
+    IsolatedDecoders,
+    _worker,
+    open_audio,
+)
+from vggish_hf.audio.process import parse_block, parse_rate
 
 CASES = TESTS / "data" / "audio_cases"
 FILES = sorted(path for path in CASES.iterdir() if path.suffix != ".json")
@@ -296,6 +303,20 @@ def test_a_stream_may_be_read_in_another_thread(decoders, long_file, long_blocks
     thread.start()
     thread.join()
     assert [block.numpy().tobytes() for block in found] == long_blocks
+
+
+def test_a_decoder_that_cannot_be_started_is_no_clips_fault(monkeypatch, long_file):
+    monkeypatch.setattr(sys, "executable", str(long_file))  # which may not be executed
+    with IsolatedDecoders() as decoders:
+        with pytest.raises(
+            DecoderStartError, match="Expected to start a decoder process"
+        ) as caught:
+            decoders.open(long_file)
+        assert not isinstance(caught.value, (ValueError, OSError, TypeError))  # as batch jobs catch
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # which ends before it answers
+    with IsolatedDecoders() as decoders, pytest.raises(DecoderStartError, match="exit status 1"):
+        decoders.open(long_file)
+    assert decoder_pids() == set()
 
 
 # Deaths

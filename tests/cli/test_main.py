@@ -167,7 +167,7 @@ def test_a_list_that_is_no_text(embed, tmp_path, capsys):
 def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     assert embed(clip, tmp_path / "gone.wav", "-o", out) == 1
-    assert "gone.wav: Expected an audio file, there is none" in capsys.readouterr().err
+    assert "gone.wav: No such audio file" in capsys.readouterr().err
     assert len(pq.read_table(out)) == 3
 
 

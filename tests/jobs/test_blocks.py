@@ -76,7 +76,7 @@ def test_those_that_fail_are_named(pipeline, make_clip, monkeypatch):
     ]
     first, second = read(pipeline, clips)
     assert first.failed.keys() == {"none", "problem"}
-    assert "there is none at '/none.wav'" in first.failed["none"]
+    assert "No such audio file: '/none.wav'" in first.failed["none"]
     assert first.failed["problem"] == "the archive is damaged"
     assert (first.counts, second.counts, second.failed) == ({"3": 3}, {"2": 2}, {})
     (alone,) = read(pipeline, clips[:1])

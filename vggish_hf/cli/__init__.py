@@ -120,6 +120,10 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, str]:
 def _user_errors() -> tuple[type[Exception], ...]:
     """What a user's input may raise; asked for when something was raised."""
     errors: tuple[type[Exception], ...] = (ValueError, OSError, ImportError)
+    if "vggish_hf.audio" in sys.modules:
+        from vggish_hf.audio import DecoderStartError
+
+        errors += (DecoderStartError,)
     if "huggingface_hub" in sys.modules:
         from huggingface_hub.errors import HfHubHTTPError
 

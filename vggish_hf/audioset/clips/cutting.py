@@ -11,8 +11,6 @@ The rule, for a clip of `start` to `end` and a file of `length` seconds:
 
 import io
 import math
-import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -26,8 +24,8 @@ from numpy.typing import NDArray
 
 from vggish_hf._runtime.prefetch import prefetch
 from vggish_hf.audio import AUDIO_EXTENSIONS, AudioError, open_audio
-from vggish_hf.audio.containers import EncodedContent
-from vggish_hf.audio.decoders import SequentialSoundFile
+from vggish_hf.audio.parts import EncodedContent
+from vggish_hf.audio.soundfiles import SequentialSoundFile
 from vggish_hf.audioset.clips.index import ClipFile, LeftOut
 from vggish_hf.audioset.clips.names import ClipError
 from vggish_hf.audioset.segments import Segment
@@ -169,17 +167,12 @@ def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -
     try:
         # In soundfile's own class each read of MP3 disturbs the next.
         sound = SequentialSoundFile(
-            EncodedContent(content) if isinstance(content, bytes) else _known(content)
+            EncodedContent(content) if isinstance(content, bytes) else content
         )
     except (soundfile.SoundFileError, TypeError):
         return _cut_with_torchcodec(content, segment)
     with sound:
         return _cut_with_soundfile(sound, segment)
-
-
-def _known(path: Path) -> Path | bytes:
-    """Name a file as soundfile takes it: on POSIX names need not be UTF-8."""
-    return os.fsencode(path) if os.name == "posix" else path
 
 
 def _cut_with_soundfile(sound: soundfile.SoundFile, segment: Segment) -> bytes:
