@@ -34,11 +34,6 @@ _CONTAINERS_AT_ONCE = 16
 _MAX_LIST_BYTES = 1 << 30  # ten million URLs
 
 
-def find_inputs(arguments: Iterable[str]) -> list[str]:
-    """List the audio files that arguments name: `find_clips` without what is in containers."""
-    return [clip.path for clip in find_clips(arguments) if clip.member is None]
-
-
 def find_clips(
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
