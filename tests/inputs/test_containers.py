@@ -250,6 +250,11 @@ def test_rows(tmp_path):
         clips[1].load(max_bytes=1)
 
 
+def test_a_member_of_a_file_that_is_no_container():
+    with pytest.raises(ValueError, match=r"'a/b' is in a file of another kind"):
+        Clip("a/b", "a.wav", "b", 0, 1).load()
+
+
 def test_local_files_are_not_read():
     assert Clip("a.wav", "gone/a.wav").load() == "gone/a.wav"
 

@@ -489,6 +489,12 @@ class TestUrls:
             find_clips([f"{server.url.replace('//', '//me:word@')}/list.txt"])
         assert "word" not in str(caught.value)
 
+    def test_what_is_skipped_is_reported_without_secrets(self, server, skipped):
+        server.files["in/e.parquet"] = parquet_bytes({"id": ["a"]})
+        url = server.url.replace("//", "//me:word@")
+        find_clips(f"{url}/in/", on_skip=lambda *skip: skipped.append(skip))
+        assert skipped == [(f"{server.url}/in/e.parquet", EMPTY)]
+
     def test_what_is_not_there(self, server):
         shards = [f"{server.url}/in/{name}" for name in ("gone.tar", "s.tar", "gone.wav")]
         clips = find_clips(shards)

@@ -114,10 +114,15 @@ def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It has more than `max_bytes`.
+        ValueError: It has more than `max_bytes`, or the file is no container.
     """
-    kind = _KINDS[str(ending_of(file.path, CONTAINER_EXTENSIONS))]
-    return _reader(kind).read_member(file, member, max_bytes)
+    ending = ending_of(file.path, CONTAINER_EXTENSIONS)
+    if ending is None:
+        raise ValueError(
+            f"Expected a clip in one of {', '.join(sorted(CONTAINER_EXTENSIONS))}, "
+            f"{file.name!r} is in a file of another kind"
+        )
+    return _reader(_KINDS[ending]).read_member(file, member, max_bytes)
 
 
 def _reader(kind: _Kind) -> Reader:

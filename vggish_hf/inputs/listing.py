@@ -34,11 +34,6 @@ _CONTAINERS_AT_ONCE = 16
 _MAX_LIST_BYTES = 1 << 30  # ten million URLs
 
 
-def find_inputs(arguments: Iterable[str]) -> list[str]:
-    """List the audio files that arguments name: `find_clips` without what is in containers."""
-    return [clip.path for clip in find_clips(arguments) if clip.member is None]
-
-
 def find_clips(
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -103,7 +98,7 @@ def find_clips(
             if (content := contents.get(file)) is not None:
                 listed += _members(file, content, is_search, skip)
             elif is_search and (ending_of(file.name, OTHER_ARCHIVES) is not None):
-                skip(file.path, "an archive of a kind that is not read")
+                skip(_shown(file), "an archive of a kind that is not read")
             else:
                 listed.append(Clip(file.name, file.path, problem=_problem(file)))
         if not listed:
@@ -196,7 +191,7 @@ def _members(
 ) -> Iterator[Clip]:
     if isinstance(contents, NoAudioError):
         if is_search:
-            on_skip(file.path, "an archive without audio")
+            on_skip(_shown(file), "an archive without audio")
         else:
             yield Clip(file.name, file.path, problem=str(contents))
         return
@@ -216,6 +211,10 @@ def _problem(file: StoredFile) -> str | None:
         f"Expected audio, or one of {', '.join(sorted(CONTAINER_EXTENSIONS))}, got the {ending} "
         f"file {file.name!r}; unpack it first"
     )
+
+
+def _shown(file: StoredFile) -> str:
+    return file.name if is_url(file.path) else file.path
 
 
 def _no_handler(_path: str, _reason: SkipReason) -> None:

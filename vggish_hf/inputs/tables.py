@@ -40,7 +40,7 @@ _ID_NAMES = ("id", "__key__", "key", "video_id", "file_name", "path")
 
 # Read at once: without it whole columns are held, and stores send five times as much.
 _BUFFER_BYTES = 1 << 20
-# What stays decoded behind the newest row of a file, since threads do not ask in order.
+# What stays decoded before the newest row of a file, since threads do not ask in order.
 _RECENT_BYTES = 64 << 20
 _OPEN_FILES = 8
 

@@ -35,7 +35,7 @@ ARCHIVE_ERRORS = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, Valu
 
 
 def open_archive(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a tar archive, plain or gzipped, which is told by its content."""
+    """Open a tar archive, plain or gzipped, whatever its name says."""
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path)) if is_gzipped else open(path, "rb")

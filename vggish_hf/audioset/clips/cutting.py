@@ -215,7 +215,7 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     nothing = decoder.get_samples_played_in_range(0, 0)
     samples, rate = nothing.data, nothing.sample_rate
     _check_size(int(segment.duration * rate) * len(samples) * samples.itemsize)
-    # It says by an error that the range lies behind the end.
+    # It says by an error that the range lies after the end.
     with suppress(RuntimeError):
         samples = decoder.get_samples_played_in_range(
             segment.start_time_seconds, segment.end_time_seconds
