@@ -12,7 +12,7 @@ import torch
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.inputs import find_clips
-from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.jobs import embed_to_folder
 from vggish_hf.metrics import ClipEmbedder, EmbeddingStatistics, embed_set, find_set
 from vggish_hf.metrics import frechet_audio_distance as fad
 from vggish_hf.outputs import open_output
@@ -49,7 +49,7 @@ def stored(audio, pipe, tmp_path_factory):
         with open_output(folder / name, 128, torch.float32, pipe.provenance("none")) as write:
             for path, out in zip(paths, pipe([str(path) for path in paths]), strict=True):
                 write(str(path), out)
-    embed_clips_to_folder(pipe, find_clips([str(audio)]), folder / "many", part_clips=2)
+    embed_to_folder(pipe, find_clips([str(audio)]), folder / "many", part_clips=2)
     shutil.copytree(folder / "many", folder / "copied", ignore=shutil.ignore_patterns(".*"))
     pd.read_parquet(folder / "clips.parquet").to_parquet(folder / "pandas.parquet")
     return folder

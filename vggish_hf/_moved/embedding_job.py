@@ -1,3 +1,1 @@
 """The path by which `embed_clips_to_folder` was imported before `vggish_hf.jobs`."""
-
-from vggish_hf.jobs import embed_clips_to_folder as embed_clips_to_folder

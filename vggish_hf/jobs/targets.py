@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from vggish_hf.inputs import Clip
-from vggish_hf.inputs.stores import is_url
+from vggish_hf.inputs.addresses import is_url
 
 
 def unique_ids(clips: Sequence[Clip]) -> set[str]:

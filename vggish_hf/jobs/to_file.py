@@ -9,7 +9,7 @@ from typing import Any
 from vggish_hf._checks import check_at_least_one
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
 from vggish_hf.inputs import Clip, make_decoder
-from vggish_hf.inputs.stores import without_secrets
+from vggish_hf.inputs.addresses import without_secrets
 from vggish_hf.jobs.embedded import pool_output
 from vggish_hf.jobs.job import EmbeddingSummary, check_output_options
 from vggish_hf.jobs.progress import Progress, ProgressMeter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vggish_hf._runtime.files import unfinished_file
-from vggish_hf.inputs.stores import is_url
+from vggish_hf.inputs.addresses import is_url
 from vggish_hf.outputs.parts import open_part
 from vggish_hf.outputs.schema import SOURCES_KEY
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vggish_hf.audio import AudioLimits, AudioSource, Decoder, IsolatedDecoders, open_audio
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.inputs import Clip
-from vggish_hf.inputs.stores import is_url, without_secrets
+from vggish_hf.inputs.addresses import is_url, without_secrets
 
 # Examples in a part that waits for the network: 0.8 MB of float32.
 _PART_EXAMPLES = 32

@@ -11,6 +11,8 @@ The rule, for a clip of `start` to `end` and a file of `length` seconds:
 
 import io
 import math
+import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
