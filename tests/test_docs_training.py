@@ -77,11 +77,6 @@ def test_every_command_parses(capsys):
 
 def test_every_name_is_shown():
     shown = TEXT + (DOCS / "fad.md").read_text(encoding="utf-8")
-    names = {
-        name
-        for name, value in vars(vggish_hf.lightning).items()
-        if getattr(value, "__module__", "").startswith("vggish_hf.") and not name.startswith("_")
-    }
+    names = set(vggish_hf.lightning.__all__)
     assert {"VGGishClassifier", "mixup"} < names
-    names |= set(vggish_hf.lightning._NEED_DATASETS)
     assert {name for name in names if name not in shown} == set()
