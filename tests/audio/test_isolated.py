@@ -157,7 +157,7 @@ def test_every_kind_of_encoded_source_is_decoded_elsewhere(tmp_path):
         Path("no.wav"),
         CASES,
     ],
-    ids=repr,
+    ids=["tensor", "array", "empty", "None", "text", "missing", "folder"],
 )
 def test_what_needs_no_process(source, decoders):
     assert outcome(decoders.open, source) == outcome(open_audio, source)
