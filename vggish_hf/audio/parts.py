@@ -102,11 +102,13 @@ class FilePart(io.RawIOBase):
         Only what is searched at once is in memory.
         """
         overlap = max(map(len, needles)) - 1
-        while chunk := self.read_at(start, CHUNK_BYTES + overlap):
+        size = 1 << 12  # little where the next one is near, as in a file of thousands of small ones
+        while chunk := self.read_at(start, size + overlap):
             found = [place for needle in needles if (place := chunk.find(needle)) >= 0]
             if found:
                 return start + min(found)
-            start += CHUNK_BYTES
+            start += size
+            size = min(2 * size, CHUNK_BYTES)
         return None
 
     def close(self) -> None:
