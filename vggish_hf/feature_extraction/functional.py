@@ -220,7 +220,7 @@ def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
         # that is exported for any batch would refuse one.
         rows = magnitude.flatten(0, -2)
         bands = [rows[:, bins] @ weight for bins, weight in blocks]
-    mel = torch.cat(bands, dim=-1).unflatten(0, magnitude.shape[:-1])
+    mel = torch.cat(bands, dim=-1).reshape(*magnitude.shape[:-1], config.num_mel_bins)
     return torch.log(mel + config.log_offset)
 
 
