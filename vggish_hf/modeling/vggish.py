@@ -202,10 +202,12 @@ class VGGishModel(nn.Module):
                 "predict --classifier` runs it"
             )
         config = VGGishConfig.from_dict(values)
-        with torch.device("meta"):
-            model = cls(config)
-        load_strictly(model, folder / hub.WEIGHTS_NAME)
-        return model.to(device=device, dtype=dtype).eval()
+        # Weights made in inference mode could not be trained, and no change of them is counted.
+        with torch.inference_mode(mode=False):
+            with torch.device("meta"):
+                model = cls(config)
+            load_strictly(model, folder / hub.WEIGHTS_NAME)
+            return model.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(
         self,
