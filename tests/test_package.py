@@ -113,8 +113,8 @@ EXPORTED = {
     """,
     "vggish_hf.metrics": """
         PRESETS ClipEmbedder ClipFailure ClipScore EmbeddingSet EmbeddingStatistics FadResult
-        FrechetAudioDistance InfinityFit Interval Preset PresetName SmallSampleWarning
-        bootstrap_interval embed_set fad_infinity frechet_audio_distance frechet_distance
+        FoundSet FrechetAudioDistance InfinityFit Interval Preset PresetName SmallSampleWarning
+        bootstrap_interval embed_set fad_infinity find_set frechet_audio_distance frechet_distance
         provenance_differences
     """,
 }

@@ -56,7 +56,7 @@ def test_rows_are_the_pipeline_s(pipeline, tmp_path):
         try:
             expected[clip.id] = pipeline(clip.path).embeddings
         except (ValueError, OSError) as error:
-            failed[clip.id] = str(error)
+            failed[clip.id] = str(error).removeprefix(f"{clip.path}: ")
     done = []
     summary = embed_to_folder(
         pipeline, clips, tmp_path / "out", part_clips=4, batch_size=5, progress=count_into(done)

@@ -19,11 +19,11 @@ from vggish_hf.cli._streams import (
 COMMANDS = {
     "embed": Command("embed", "embed audio files"),
     "convert": Command("convert", "make a model folder of a checkpoint"),
-    "info": Command("info", "describe a model"),
+    "info": Command("info", "describe a model, and what runs it on this machine"),
     "push": Command("push", "upload a model folder to the Hub"),
     "audioset": Command("audioset", "AudioSet as a data set: released embeddings, clips"),
     "train": Command("train", "train a classifier"),
-    "predict": Command("predict", "classify audio files"),
+    "predict": Command("predict", "classify audio"),
     "fad": Command("fad", "score generated audio"),
     "demo": Command("demo", "embed a bundled clip and draw it"),
 }

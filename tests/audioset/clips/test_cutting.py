@@ -236,4 +236,4 @@ def test_a_file_that_is_gone_is_told(clips, tmp_path):
     (tmp_path / first.name).unlink()
     (left_out,) = read_clips([first], in_memory=True)
     assert left_out.video_id == first.segment.video_id
-    assert "there is none at" in left_out.reason
+    assert "No such audio file" in left_out.reason
