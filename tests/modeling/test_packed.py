@@ -173,7 +173,7 @@ def test_each_parameter_is_asked_for_once():
         asked.append(name)
         return model.get_parameter(name)
 
-    PackedNetwork(model.config, weights, model.dtype)
+    PackedNetwork(model.config, weights, model.dtype, find_operators())
     assert sorted(asked) == sorted(name for name, _ in model.named_parameters())
 
 
