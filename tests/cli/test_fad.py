@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_per_file(fad, folders, expected, capsys):
     header, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert header.split() == ["score", "examples", "file"]
     assert len({row.index("  /") for row in (header.replace("file", "/"), *rows)}) == 1
-    assert len({row.index(".") for row in rows}) == 1
+    assert len({re.match(r" *\d+", row).end() for row in rows}) == 1  # decimal points
     found = [(float(row.split()[0]), int(row.split()[1]), row.split()[2]) for row in rows]
     assert found == [
         (pytest.approx(clip.score, rel=1e-3), clip.examples, clip.clip)

@@ -175,7 +175,7 @@ def test_unknown_provenance_is_one_difference():
     assert known.is_provenance_known
     assert not unknown.is_provenance_known
     for compare in (known.distance, unknown.merge):
-        with pytest.raises(ValueError, match="of one of the two nothing is known"):
+        with pytest.raises(ValueError, match="one of the two does not say how it was made"):
             compare(unknown if compare == known.distance else known)
     assert known.distance(unknown, force=True) == 0
     assert unknown.distance(unknown) == 0

@@ -182,7 +182,7 @@ def _table(result: FadResult, *, per_file: bool) -> Iterator[str]:
             (score, str(clip.examples), printable(clip.clip))
             for score, clip in zip(scores, clips, strict=True)
         ]
-        yield from _columns([("score", "examples", "file"), *rows], "<><")
+        yield from _columns([("score", "examples", "file"), *rows], ">><")
         yield ""
     sets = [
         (

@@ -197,7 +197,7 @@ class EmbeddingStatistics:
     def differences(self, other: "EmbeddingStatistics") -> list[str]:
         """Say in which ways the embeddings were made differently, see `provenance_differences`."""
         if self.is_provenance_known != other.is_provenance_known:
-            return ["of one of the two nothing is known"]
+            return ["one of the two does not say how it was made"]
         return provenance_differences(self.provenance, other.provenance)
 
     @property
