@@ -11,8 +11,9 @@ demo: $(STAMP)  ## embed a bundled clip, print the table, draw demo.png
 test: $(STAMP)  ## the offline tests, without the slow ones
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP)  ## every offline test, with all fuzz cases
-	VGGISH_HF_TESTS=all $(BIN)/python -m pytest -m "not network and not gpu and not pretrained"
+test-all: test  ## every offline test, with all fuzz cases
+	VGGISH_HF_TESTS=all $(BIN)/python -m pytest \
+		-m "(slow or hypothesis) and not network and not gpu and not pretrained"
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

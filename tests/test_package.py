@@ -57,6 +57,7 @@ def test_using_it_imports_no_extra():
     assert not EXTRAS & imported
 
 
+@pytest.mark.slow
 def test_importing_the_training_imports_no_other_extra():
     # torchmetrics imports matplotlib where it is installed: what is asked is who else does.
     code = """
@@ -74,6 +75,7 @@ print(imported())
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightning", "torchmetrics"])
 def test_training_without_its_extra(name):
     code = f"import sys; sys.modules[{name!r}] = None; import vggish_hf.lightning"

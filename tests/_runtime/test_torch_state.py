@@ -152,6 +152,7 @@ print(data.map(embed, num_proc=2)["rows"][:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("script", [FORK, MAP], ids=["fork", "datasets.map"])
 def test_a_fork_after_use(script):

@@ -487,6 +487,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_processes_end_with_their_parent(number, long_file):
     with run_script(THREE_STREAMS, long_file) as parent:
@@ -500,6 +501,7 @@ def test_processes_end_with_their_parent(number, long_file):
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_the_parents_matter(long_file):
     body = """
 with IsolatedDecoders() as decoders:
@@ -518,6 +520,7 @@ with IsolatedDecoders() as decoders:
     assert (output, errors) == (f"{70 * 8000}\n", "")
 
 
+@pytest.mark.slow
 def test_a_fork_neither_uses_nor_ends_them(long_file):
     body = """
 decoders = IsolatedDecoders()

@@ -268,6 +268,7 @@ def test_joined_containers(tmp_path):
         assert torch.equal(samples_of(source), expected)
 
 
+@pytest.mark.slow
 def test_small_joined_files_without_end_are_refused():
     tiny = encoded("WAV", "PCM_16", 0)[:44][:40] + struct.pack("<I", 2) + b"\1\0"
     with pytest.raises(AudioError, match="more than 10000 joined files"):

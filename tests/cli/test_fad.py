@@ -172,6 +172,7 @@ def test_a_set_and_itself(fad, folders, capsys):
     assert "note: `--inf` needs more than 500 clips or examples, you have 24" in out
 
 
+@pytest.mark.slow
 def test_what_embed_takes_and_writes(fad, folders, lively_model_folder, capsys, tmp_path):
     """The same clips, as files, in a tar, in a table, and as embeddings: one score."""
     model = ["--model", str(lively_model_folder)]

@@ -217,6 +217,7 @@ def test_uint8_without_a_postprocessor(embed, clip, tmp_path, capsys, tiny_model
     assert list(tmp_path.iterdir()) == [clip]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing(clip, tmp_path, small_model_folder):
     folder = tmp_path / "out"
     folder.mkdir()
@@ -408,6 +409,7 @@ def test_control_characters_are_escaped(tmp_path, capsys):
     assert "\x1b" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 class TestStreams:
     """Whoever listens, and whether anybody does, changes no work."""

@@ -282,6 +282,7 @@ def test_a_class_that_is_named_as_the_column_of_paths(predict, paths, tmp_path, 
     assert predict(paths[0], classifier=classifier) == 0
 
 
+@pytest.mark.slow
 def test_as_a_user_starts_it(folder, paths):
     command = [sys.executable, "-m", "vggish_hf.cli", "predict", *paths, "--classifier", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

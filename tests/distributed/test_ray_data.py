@@ -268,6 +268,7 @@ def test_the_cluster_of_the_tests_answers(cluster):
     check_answers("auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nobody", "silent", "no such host", "no port"])
 def test_an_address_where_no_cluster_answers(listener, lively_model_folder, tmp_path, kind):
     pytest.importorskip("ray")

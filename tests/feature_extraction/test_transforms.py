@@ -122,6 +122,7 @@ def test_a_stream_checks_what_comes():
         list(extractor.stream([torch.zeros(100)], max_examples=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [None, 44_100])
 def test_export(rate, generator):
     extractor = VGGishFeatureExtractor()
@@ -153,6 +154,7 @@ def test_times_are_rounded_once():
     assert extractor.example_times(2, first_example=3).tolist() == [0.3, 0.4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [None, 44_100])
 def test_compiles_as_one_graph(rate, generator):
     extractor = VGGishFeatureExtractor()

@@ -268,6 +268,7 @@ def clips(tmp_path):
     return clips_in(tar) + clips_in(stored(tmp_path / "s.parquet")), data * 2
 
 
+@pytest.mark.slow
 def test_threads_and_processes(clips):
     clips, data = clips
     with ThreadPoolExecutor(4) as pool:

@@ -119,6 +119,7 @@ def test_arguments_that_name_nothing(files, find):
         find([str(files / "list.txt")])
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files(tmp_path):
     for folder in range(20):
         (tmp_path / f"{folder:02}").mkdir()
@@ -537,6 +538,7 @@ class TestUrls:
         ]
 
 
+@pytest.mark.slow
 def test_local_files_need_nothing_heavy(files):
     code = f"""
 import sys

@@ -61,6 +61,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
 def test_columns_of_names(tmp_path):
     for number, (column, options) in enumerate(BOMBS):
@@ -74,6 +75,7 @@ def test_columns_of_names(tmp_path):
     assert grown < 150, f"{grown} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
 def test_rows_that_unpack_to_a_lot(tmp_path):
     """Whatever the footer says of them: it says that all is small."""

@@ -293,6 +293,7 @@ for scheme in ("s3", "gs", "https"):
             assert package in line
 
 
+@pytest.mark.slow
 def test_local_files_need_no_fsspec(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     code = f"""

@@ -15,9 +15,13 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 from vggish_hf.training import *
 from vggish_hf.training import BalancedSampler, HeadConfig, SpecAugment, mixup
+
+import pytest
+
 """
 
 
+@pytest.mark.slow
 def test_every_module_works_without_lightning():
     modules = [
         module.name

@@ -63,6 +63,7 @@ def content(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [[], ["streaming"]])
 def test_plain_datasets_opens_it(csv, folder, tmp_path, streaming):
     export_clips(csv, folder, tmp_path / "out")
@@ -137,6 +138,7 @@ def test_splits_stand_side_by_side(csv, folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     ids = [f"{i:011}" for i in range(80)]
     csv = write_csv(tmp_path / "eval_segments.csv", dict.fromkeys(ids, (1, 2)))
