@@ -4,6 +4,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import vggish_hf.lightning
 import vggish_hf.training
 
@@ -15,8 +17,6 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 from vggish_hf.training import *
 from vggish_hf.training import BalancedSampler, HeadConfig, SpecAugment, mixup
-
-import pytest
 
 """
 
