@@ -1,14 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: demo test check fmt bench
+.PHONY: demo test test-all check fmt bench
 
 demo: $(STAMP)  ## embed a bundled clip, print the table, draw demo.png
 	$(BIN)/vggish-hf demo -o demo.png
 
-test: $(STAMP)  ## the whole offline test suite
+test: $(STAMP)  ## the offline tests, without the slow ones
 	$(BIN)/python -m pytest
+
+test-all: test  ## every offline test, with all fuzz cases
+	VGGISH_HF_TESTS=all $(BIN)/python -m pytest \
+		-m "(slow or hypothesis) and not network and not gpu and not pretrained"
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .
@@ -20,11 +25,12 @@ fmt: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## measure
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("vggish-hf needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet uv
+	$(INSTALL) --editable '.[dev]'
 	touch $@

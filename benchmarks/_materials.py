@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel
 from vggish_hf.audio import AudioError, load_audio
-from vggish_hf.inputs import find_inputs
+from vggish_hf.inputs import find_clips
 
 ROOT = Path(__file__).parents[1]
 SOUNDS = [ROOT / "tests/data/audio_cases", *(ROOT.parent / "shared/data").glob("esc10")]
@@ -24,7 +24,7 @@ ENDINGS = ("wav", "flac", "mp3")
 def read_sounds() -> list[tuple[Tensor, int]]:
     """The waveforms, with their rates, of the files that last a second and are not silent."""
     sounds = []
-    for path in find_inputs(map(str, SOUNDS)):
+    for path in (clip.path for clip in find_clips(map(str, SOUNDS))):
         try:
             waveform, rate = load_audio(path)
         except AudioError:  # some are damaged on purpose

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks import describe_machine
 from vggish_hf import VGGishPipeline
 from vggish_hf.cli import main as vggish_hf
-from vggish_hf.inputs import find_inputs
+from vggish_hf.inputs import find_clips
 
 ESC10 = Path(__file__).parents[2] / "shared/data/esc10"
 HELD_OUT = 4
@@ -36,7 +36,7 @@ def main() -> None:
         vggish_hf(["train", "--config", "esc10-demo", *options, *held_out])
         minutes = (time.perf_counter() - start) / 60
         pipeline = VGGishPipeline.from_pretrained(folder)
-    paths = [Path(path) for path in find_inputs([str(ESC10)])]
+    paths = [Path(clip.path) for clip in find_clips([str(ESC10)])]
     clips = torch.stack([out.embeddings.mean(0) for out in pipeline.stream(paths)])
     names = sorted({path.parent.name for path in paths})
     labels = torch.tensor([names.index(path.parent.name) for path in paths])

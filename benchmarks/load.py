@@ -37,7 +37,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from vggish_hf import VGGishPipeline
-from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.jobs import embed_to_folder
 from vggish_hf.inputs import find_clips
 
 clips, model, out, steps = sys.argv[1:]
@@ -58,7 +58,7 @@ def progress(count):
         found.append((done, memory()))
         next_step += 1
 
-summary = embed_clips_to_folder(pipeline, clips, out, progress=progress)
+summary = embed_to_folder(pipeline, clips, out, progress=progress)
 assert summary.clips == len(clips), summary.failed
 print(json.dumps(found))
 """
@@ -102,9 +102,9 @@ def measure_one_machine(scratch: Path) -> dict[str, Any]:
 def measure_engine(scratch: Path, actors: int | None) -> tuple[float, float]:
     """Embed some of the clips; return clips a second, when warm, and core seconds for a clip."""
     from vggish_hf import VGGishPipeline
-    from vggish_hf.distributed import embed_dataset
+    from vggish_hf.distributed import embed_to_folder as embed_on_cluster
     from vggish_hf.inputs import find_clips
-    from vggish_hf.jobs.to_folder import embed_clips_to_folder
+    from vggish_hf.jobs import embed_to_folder
 
     clips = find_clips([str(scratch / "clips")])[:RAY_CLIPS]
     moments: list[tuple[int, float, int]] = [(0, time.perf_counter(), core_ticks()[0])]
@@ -115,9 +115,9 @@ def measure_engine(scratch: Path, actors: int | None) -> tuple[float, float]:
     options: dict[str, Any] = {"progress": progress, "part_clips": 64}
     out, model = scratch / f"actors-{actors}", scratch / "model"
     if actors is None:
-        embed_clips_to_folder(VGGishPipeline.from_pretrained(model), clips, out, **options)
+        embed_to_folder(VGGishPipeline.from_pretrained(model), clips, out, **options)
     else:
-        embed_dataset(clips, out, model=model, num_actors=actors, **options)
+        embed_on_cluster(model, clips, out, num_actors=actors, **options)
     warm = next(moment for moment in moments if moment[0] >= WARM * RAY_CLIPS)
     count, seconds, ticks = (last - first for first, last in zip(warm, moments[-1], strict=True))
     return count / seconds, ticks / TICK / count

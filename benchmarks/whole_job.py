@@ -28,11 +28,10 @@ from benchmarks._timing import alternate, draw, ratio, save, spread
 from benchmarks.network import network_flops
 from tests.reference import mel_matrix
 from vggish_hf import VGGishConfig, VGGishModel, VGGishOutput, VGGishPipeline
-from vggish_hf.audio import DEFAULT_LIMITS, IsolatedDecoders, load_audio
+from vggish_hf.audio import DEFAULT_LIMITS, Decoder, IsolatedDecoders, load_audio
 from vggish_hf.feature_extraction.resampling import resample
 from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.outputs import open_output
-from vggish_hf.pipeline import Decoder
 
 CLIPS = 200
 PLANNED = (2_084_320, 50_000_000)  # AudioSet, a catalogue

@@ -21,9 +21,11 @@ os.environ.update(
     VGGISH_HF_CACHE=str(Path(_HOME.name, "vggish-hf")),
 )
 
-import numpy as np  # noqa: E402 - the environment comes first
+import hypothesis  # noqa: E402 - the environment comes first
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from fuzzing import cases  # noqa: E402
 
 from vggish_hf import (  # noqa: E402
     VGGishConfig,
@@ -32,6 +34,9 @@ from vggish_hf import (  # noqa: E402
     convert_checkpoint,
 )
 from vggish_hf.conversion import save_converted  # noqa: E402
+
+hypothesis.settings.register_profile("ours", deadline=None, max_examples=cases(100, quick=20))
+hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session", autouse=True)

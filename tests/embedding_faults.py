@@ -250,7 +250,9 @@ def check_full_disk(engine: Engine, tmp_path: Path, model: Path) -> None:
         with Run(engine, clips, out, model, part_clips=2) as job:
             error = job.error()
         assert "OSError: [Errno 28]" in error
-        assert "what was written before is whole: mend that, and run the same again" in error
+        assert (
+            "parts already written are complete. Fix the cause and run the command again" in error
+        )
         done = read_rows(out).keys()
         before = parts(out)
         assert 0 < len(done) < len(clips)

@@ -3,7 +3,7 @@
     engine         "local" or "ray"
     clips          pairs of an id and a path
     folder, model  where to, and by what
-    options        of `embed_clips_to_folder` or `embed_dataset`
+    options        of `embed_to_folder`
     block_examples instead of `BLOCK_EXAMPLES`
 
 Prints the summary as JSON.
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from vggish_hf import VGGishPipeline
-from vggish_hf.distributed import embed_dataset
+from vggish_hf.distributed import embed_to_folder as embed_on_cluster
 from vggish_hf.inputs import Clip
 from vggish_hf.jobs import blocks
 from vggish_hf.jobs.job import EmbeddingSummary
-from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.jobs.to_folder import embed_to_folder
 
 
 def main(job: dict[str, Any]) -> EmbeddingSummary:
@@ -35,14 +35,14 @@ def main(job: dict[str, Any]) -> EmbeddingSummary:
     if job["engine"] == "local":
         set_up()
         pipeline = VGGishPipeline.from_pretrained(job["model"])
-        return embed_clips_to_folder(pipeline, clips, job["folder"], **options)
+        return embed_to_folder(pipeline, clips, job["folder"], **options)
     if "block_examples" in job:
         import ray
 
         address = options.pop("address")
         runtime = {"worker_process_setup_hook": set_up}
         ray.init(address, log_to_driver=False, runtime_env=runtime)
-    return embed_dataset(clips, job["folder"], model=job["model"], **options)
+    return embed_on_cluster(job["model"], clips, job["folder"], **options)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ def test_plan():
     assert plan["embeddings, uint8, GB"] == 4.608
 
 
+@pytest.mark.slow
 def test_clips_differ_and_are_the_same_every_time(tmp_path):
     for name in ("once", "again"):
         (tmp_path / name).mkdir()

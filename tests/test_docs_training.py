@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from clip_sources import IDS, SPEECH, write_csv, write_folder
-from folders import ROOT
+from folders import ROOT, TESTS
 from sounds import make_sound, write_sounds
 
 import vggish_hf.lightning
@@ -33,7 +33,7 @@ TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch, small_model_folder, request):
+def reader(tmp_path, monkeypatch, small_model_folder):
     """A folder with the files that the document speaks of, and a Trainer that prints nothing."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def reader(tmp_path, monkeypatch, small_model_folder, request):
     write_sounds(Path("sounds"))
     [table] = re.findall(r"```\n(path,label.*?)```", TEXT, re.DOTALL)
     Path("sounds", "labels.csv").write_text(table, encoding="utf-8")
-    released = request.path.parent / "data" / "audioset"
+    released = TESTS / "data" / "audioset"
     for split in ("bal_train", "eval"):
         shutil.copytree(released / split, Path("audioset_v1_embeddings", split))
     write_csv(Path("segments.csv"), dict.fromkeys(IDS, (0, 4)))
@@ -77,11 +77,6 @@ def test_every_command_parses(capsys):
 
 def test_every_name_is_shown():
     shown = TEXT + (DOCS / "fad.md").read_text(encoding="utf-8")
-    names = {
-        name
-        for name, value in vars(vggish_hf.lightning).items()
-        if getattr(value, "__module__", "").startswith("vggish_hf.") and not name.startswith("_")
-    }
+    names = set(vggish_hf.lightning.__all__)
     assert {"VGGishClassifier", "mixup"} < names
-    names |= set(vggish_hf.lightning._NEED_DATASETS)
     assert {name for name in names if name not in shown} == set()

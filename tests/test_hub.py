@@ -10,6 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import hub_server
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -228,12 +230,119 @@ class TestFolders:
         with pytest.raises(FileNotFoundError, match="there is no folder") as error:
             VGGishModel.from_pretrained(name)
         assert "'google'" in str(error.value)
+        assert "'hf://org/vggish'" in str(error.value)
         assert hub.requests == []
 
     @pytest.mark.parametrize("cls", [VGGishModel, VGGishFeatureExtractor, VGGishPipeline])
     def test_an_unknown_option(self, cls, small_model_folder):
         with pytest.raises(TypeError, match=r"among revision, .*, got 'torch_dtype'"):
             cls.from_pretrained(small_model_folder, torch_dtype=torch.float64)
+
+    def test_the_callers_own_options_are_listed_too(self, small_model_folder):
+        with pytest.raises(TypeError, match="force_download, device, dtype, padding, example_hop"):
+            VGGishPipeline.from_pretrained("demo", hop=0.5)
+        with pytest.raises(TypeError, match="force_download, dtype, device, got 'hop'"):
+            VGGishModel.from_pretrained(small_model_folder, hop=0.5)
+
+    def test_a_dtype_by_its_name(self, small_model_folder):
+        model = VGGishModel.from_pretrained(small_model_folder, dtype="bfloat16")
+        assert model.dtype == torch.bfloat16
+        for dtype in ("int8", "half", torch.int64):
+            with pytest.raises(ValueError, match="one of 'float32', 'bfloat16', 'float16', 'f"):
+                VGGishModel.from_pretrained(small_model_folder, dtype=dtype)
+
+    @pytest.mark.parametrize("device", ["cuda:99", "mps", "no-such"])
+    def test_a_device_that_is_not_there(self, device, small_model_folder):
+        with pytest.raises(ValueError, match=f"a device of this machine, got '{device}'") as error:
+            VGGishModel.from_pretrained(small_model_folder, device=device)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+    def test_a_file_of_the_folder(self, name, small_model_folder, small_model):
+        assert_same(VGGishModel.from_pretrained(small_model_folder / name), small_model)
+        assert_same(VGGishModel.from_pretrained(str(small_model_folder / name)), small_model)
+
+    def test_another_file(self, tmp_path):
+        path = tmp_path / "vggish.pth"
+        path.write_bytes(b"0")
+        with pytest.raises(FileNotFoundError, match=r"vggish\.pth' is a file; `vggish-hf convert"):
+            VGGishModel.from_pretrained(path)
+
+    def test_a_folder_of_the_home(self, small_model_folder, small_model, monkeypatch):
+        monkeypatch.setenv("HOME", str(small_model_folder.parent))
+        assert_same(VGGishModel.from_pretrained(f"~/{small_model_folder.name}"), small_model)
+
+    def test_a_classifier(self, tmp_path):
+        seeded_model().save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text('{"classifier_type": "VGGishClassifier"}')
+        VGGishFeatureExtractor().save_pretrained(tmp_path)
+        for cls in (VGGishModel, VGGishPipeline):
+            with pytest.raises(ValueError, match=r"holds a classifier: .*VGGishClassifier\.from_p"):
+                cls.from_pretrained(tmp_path)
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "form",
+        [
+            "{id}@v1",
+            "hf://{id}@v1",
+            "hf://models/{id}@v1",
+            "https://huggingface.co/{id}/tree/v1",
+            "https://huggingface.co/{id}/blob/v1/config.json",
+            "https://hf.co/{id}/resolve/v1/model.safetensors?download=true",
+            "{url}/{id}/tree/v1/",
+        ],
+        ids=range(7),
+    )
+    def test_with_a_revision(self, form, repository, hub, cache, tmp_path):
+        seeded_model(7).save_pretrained(tmp_path)
+        hub.add(repository, read_folder(tmp_path), revision="v1")
+        name = form.format(id=repository, url=hub.url)
+        assert_same(VGGishModel.from_pretrained(name, cache_dir=cache), seeded_model(7))
+        with pytest.raises(ValueError, match="one revision"):
+            VGGishModel.from_pretrained(name, revision="v2", cache_dir=cache)
+
+    @pytest.mark.parametrize(
+        "form", ["hf://{id}", "https://huggingface.co/{id}", "hf://{id}/"], ids=range(3)
+    )
+    def test_without_one(self, form, repository, small_model, cache, tmp_path, monkeypatch):
+        # a folder of that name does not hide what is an address
+        monkeypatch.chdir(tmp_path)
+        seeded_model().save_pretrained(repository)
+        name = form.format(id=repository)
+        assert_same(VGGishModel.from_pretrained(name, cache_dir=cache), small_model)
+
+    @pytest.mark.parametrize("revision", ["feature/x", "refs/pr/1"], ids=range(2))
+    def test_revisions_with_slashes(self, revision, repository, hub, cache, tmp_path):
+        seeded_model(3).save_pretrained(tmp_path)
+        hub.add(repository, read_folder(tmp_path), revision=revision)
+        path = revision if revision.startswith("refs") else revision.replace("/", "%2F")
+        name = f"https://huggingface.co/{repository}/tree/{path}"
+        assert_same(VGGishModel.from_pretrained(name, cache_dir=cache), seeded_model(3))
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "https://example.com/org/vggish",
+            "https://huggingface.co/vggish",
+            "https://huggingface.co/datasets/org/vggish",
+            "hf://vggish",
+            "hf://datasets/org/vggish",
+        ],
+    )
+    def test_of_no_model(self, name, hub):
+        hub.requests.clear()
+        with pytest.raises(FileNotFoundError, match="is the address of no model on the Hub"):
+            VGGishModel.from_pretrained(name)
+        assert hub.requests == []
+
+    def test_a_folder_without_a_model_hides_the_hub(self, repository, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path(repository).mkdir(parents=True)
+        message = rf"write 'hf://{repository}' \(and '\./{repository}' for the folder\)"
+        with pytest.raises(FileNotFoundError, match=message):
+            VGGishModel.from_pretrained(repository)
 
 
 class TestConfigs:
@@ -349,14 +458,14 @@ class TestFetching:
         # Somebody pushes another model while the first file is on its way.
         seeded_model().save_pretrained(tmp_path / "other")
         other = read_folder(tmp_path / "other")
-        download = vggish_hub.hf_hub_download
+        download = huggingface_hub.hf_hub_download
 
         def download_then_push(*args, **options):
             path = download(*args, **options)
             hub.add(repository, other)
             return path
 
-        monkeypatch.setattr(vggish_hub, "hf_hub_download", download_then_push)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download_then_push)
         loaded = VGGishModel.from_pretrained(repository, cache_dir=cache)
         assert loaded.config.embedding_size == 8  # wholly the other
         loaded = VGGishModel.from_pretrained(repository, cache_dir=cache)
@@ -387,8 +496,19 @@ class TestFetching:
         load()
         (weights,) = cache.rglob("model.safetensors")
         weights.unlink()
-        with pytest.raises(LocalEntryNotFoundError):
+        message = rf"^model\.safetensors of '{repository}' .*: local_files_only=True; load"
+        with pytest.raises(LocalEntryNotFoundError, match=message):
             load(local_files_only=True)
+
+    @pytest.mark.parametrize("status", [403, 500])
+    def test_a_bare_status(self, status, repository, hub, cache, monkeypatch):
+        def refuse(*_):
+            raise hub_server._Refusal(status, "")
+
+        monkeypatch.setattr(hub_server._Handler, "find", refuse)
+        message = f"^config.json of '{repository}' .*: {hub.url} answered with status {status}; "
+        with pytest.raises(LocalEntryNotFoundError, match=message):
+            VGGishModel.from_pretrained(repository, cache_dir=cache)
 
     def test_offline(self, repository, hub, small_model, cache):
         script = """
@@ -398,16 +518,20 @@ class TestFetching:
             try:
                 pipe = VGGishPipeline.from_pretrained(sys.argv[1], cache_dir=sys.argv[2])
                 print(pipe.model.fc2.bias.double().sum().item())
-            except LocalEntryNotFoundError:
-                print("not in the cache")
+            except LocalEntryNotFoundError as error:
+                print(error)
             try:
                 VGGishPipeline.from_pretrained("google")
             except FileNotFoundError as error:
                 print(error)
         """
         nothing, google = run(script, repository, cache, HF_HUB_OFFLINE="1").splitlines()
-        assert nothing == "not in the cache"
+        assert f"of '{repository}' is not in the cache" in nothing
+        assert "HF_HUB_OFFLINE is set" in nothing
         assert google.startswith("Expected the model 'google' in the cache, there is no '")
+        assert "convert vggish_model.ckpt --pca vggish_pca_params.npz -o DIR`" in google
+        assert google.count("https://storage.googleapis.com/audioset/vggish_") == 2
+        assert "`--model demo`" in google
         VGGishPipeline.from_pretrained(repository, cache_dir=cache)
         hub.requests.clear()
         found, _ = run(script, repository, cache, HF_HUB_OFFLINE="1").splitlines()
@@ -513,6 +637,19 @@ class TestPushing:
             parts.push_to_hub("tester/unknown", branch="feature/x")
         assert ("model", "tester/unknown") not in hub.repositories
 
+    def test_without_a_network(self, small_model_folder):
+        script = """
+            import sys
+            from vggish_hf import hub
+            try:
+                hub.push_folder(sys.argv[1], "tester/nowhere")
+            except OSError as error:
+                print(error)
+        """
+        nowhere = "http://127.0.0.1:9"
+        said = run(script, small_model_folder, HF_ENDPOINT=nowhere)
+        assert said.startswith(f"{nowhere} cannot be reached, nothing was uploaded to 'tester/now")
+
     def test_needs_the_token(self, hub, monkeypatch):
         monkeypatch.delenv("HF_TOKEN")
         with pytest.raises(HfHubHTTPError, match="401"):
@@ -542,6 +679,17 @@ class TestPushing:
         assert hub.files("tester/both") == read_folder(folder)
         seeded_model().save_pretrained(folder, push_to_hub=True, revision="dev")
         assert hub.files("tester/saved", "dev") == read_folder(folder)
+
+
+def test_importing_the_package_imports_no_hub(small_model_folder):
+    script = """
+        import sys
+        import vggish_hf.hub, vggish_hf.modeling, vggish_hf.conversion
+        vggish_hf.VGGishPipeline.from_pretrained(sys.argv[1])
+        vggish_hf.VGGishPipeline.from_pretrained("demo")
+        print([name for name in sys.modules if name.startswith(("huggingface_hub", "httpx"))])
+    """
+    assert run(script, small_model_folder) == "[]"
 
 
 class TestCard:

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishPipeline
 
@@ -27,8 +28,8 @@ def sine():
     return torch.from_numpy(np.sin(2 * np.pi * 1000 * np.arange(0, 3, 1 / 16_000))).float()
 
 
-def test_smoke_test(pipe, sine, request):
-    golden = np.load(request.path.parent / "golden" / "pretrained" / "smoke_1khz_3s.npz")
+def test_smoke_test(pipe, sine):
+    golden = np.load(TESTS / "golden" / "pretrained" / "smoke_1khz_3s.npz")
     raw = pipe((sine, 16_000)).embeddings
     assert np.linalg.norm(raw[0] - golden["raw"]) <= MAX_RELATIVE_ERROR * np.linalg.norm(
         golden["raw"]

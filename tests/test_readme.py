@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from folders import ROOT
+from folders import ROOT, TESTS
 from sounds import make_sound, write_sounds
 
 from vggish_hf.cli import main, make_parser
@@ -26,7 +26,7 @@ README = ROOT / "README.md"
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch, small_model_folder, request):
+def reader(tmp_path, monkeypatch, small_model_folder):
     """A folder with the files that the README speaks of."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def reader(tmp_path, monkeypatch, small_model_folder, request):
         for number in range(4):
             noise = loudness * rng.uniform(-1, 1, 35 * 16_000)
             soundfile.write(f"{folder}/{number}.wav", noise, 16_000)
-    released = request.path.parent / "data" / "audioset"
+    released = TESTS / "data" / "audioset"
     for split in ("bal_train", "eval"):
         shutil.copytree(released / split, Path("audioset_v1_embeddings", split))
 

@@ -1,5 +1,7 @@
 """Checks of arguments, with the same words everywhere."""
 
+import math
+import reprlib
 from typing import Any, get_args
 
 
@@ -7,7 +9,19 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     """Raise ValueError unless `value` is one of the strings of the `Literal` type `choices`."""
     if value not in get_args(choices):
         allowed = ", ".join(map(repr, get_args(choices)))
-        raise ValueError(f"Expected `{name}` to be one of {allowed}, got {value!r}")
+        raise ValueError(f"Expected `{name}` to be one of {allowed}, got {reprlib.repr(value)}")
+
+
+def check_between(name: str, value: Any, low: float, high: float) -> None:
+    """Raise ValueError unless `value` is a number from `low` to `high`; an int where both are."""
+    whole = isinstance(low, int) and isinstance(high, int)
+    kinds = (int,) if whole else (int, float)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or not math.isfinite(value):
+        kind = "an int" if whole else "a number"
+        raise ValueError(
+            f"Expected `{name}` to be {kind} from {low} to {high}, got {reprlib.repr(value)}"
+        )
 
 
 def check_at_least_one(**values: int) -> None:

@@ -4,25 +4,36 @@ Source: `vggish_params.py` of the reference implementation (tensorflow/models,
 research/audioset/vggish).
 """
 
-import math
+import itertools
+import reprlib
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from vggish_hf._checks import check_choice
+from vggish_hf._checks import check_between, check_choice
 
 Padding = Literal["none", "short", "tail"]
 Activation = Literal["none", "relu"]
 
-# Sixteen times the largest of the original: a config from elsewhere must not fill the memory.
-_MAX_SIZE = 1 << 16
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise ValueError(f"Expected `{name}` to be a positive number, got {value!r}")
+# A config from elsewhere must not fill the memory. Each number's bounds, wide enough for any use:
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "sampling_rate": (100, 1_000_000),
+    "window_seconds": (1e-5, 10.0),
+    "hop_seconds": (1e-6, 10.0),
+    "num_mel_bins": (1, 1024),
+    "mel_min_hz": (1e-12, 500_000.0),
+    "mel_max_hz": (1e-12, 500_000.0),
+    "log_offset": (1e-30, 1e6),
+    "example_seconds": (1e-6, 3600.0),
+    "example_hop_seconds": (1e-6, 3600.0),
+}
+# And those of what follows from several of them.
+_MAX_WINDOW = 1 << 14  # samples
+_MAX_EXAMPLE_LENGTH = 1 << 20  # samples: a minute at 16 kHz
+_MAX_EXAMPLE_SIZE = 1 << 19  # frames times bands: 85 times that of the original
+_LISTED = 8  # unknown keys in a message
+_MAX_SIZE = 1 << 16  # of a layer: 16 times the largest of the original
+_MAX_PARAMETERS = 1 << 29  # seven times those of the original
+_MAX_ACTIVATIONS = 1 << 23  # of a layer and an example: 21 times the most of the original
 
 
 class FromDict:
@@ -38,10 +49,10 @@ class FromDict:
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(
-                f"{cls.__name__} has no {', '.join(map(repr, unknown))}; its fields are "
-                f"{', '.join(known)}"
+            listed = ", ".join(map(reprlib.repr, unknown[:_LISTED])) + ", ..." * (
+                len(unknown) > _LISTED
             )
+            raise ValueError(f"{cls.__name__} has no {listed}; its fields are {', '.join(known)}")
         return cls(**values)
 
 
@@ -86,13 +97,8 @@ class VGGishFeatureConfig(FromDict):
 
     def __post_init__(self) -> None:
         check_choice("padding", self.padding, Padding)
-        _check_positive(
-            self,
-            *(field.name for field in fields(self) if field.name != "padding"),
-        )
-        for name in ("sampling_rate", "num_mel_bins"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"Expected `{name}` to be an int, got {getattr(self, name)!r}")
+        for name, (low, high) in _BOUNDS.items():
+            check_between(name, getattr(self, name), low, high)
         for name in ("window_seconds", "hop_seconds"):
             if getattr(self, name) * self.sampling_rate < 1:
                 raise ValueError(f"Expected `{name}` of at least one sample, got {self!r}")
@@ -108,6 +114,18 @@ class VGGishFeatureConfig(FromDict):
                     f"Expected `{name}` to be a multiple of {self.hop_length / self.sampling_rate} "
                     f"s (one frame), got {getattr(self, name)}"
                 )
+        check_between("window_seconds * sampling_rate", self.window_length, 1, _MAX_WINDOW)
+        lengths = max(self.example_length, self.example_hop_length)
+        check_between(
+            "max(example_seconds, example_hop_seconds) * sampling_rate",
+            lengths,
+            1,
+            _MAX_EXAMPLE_LENGTH,
+        )
+        frames = max(self.example_frames, self.example_hop_frames)
+        check_between(
+            "frames of an example * num_mel_bins", frames * self.num_mel_bins, 1, _MAX_EXAMPLE_SIZE
+        )
 
     @property
     def window_length(self) -> int:
@@ -198,31 +216,44 @@ class VGGishConfig(FromDict):
     num_mel_bins: int = VGGishFeatureConfig().num_mel_bins
 
     def __post_init__(self) -> None:
-        if not isinstance(self.conv_channels, (tuple, list)):
-            raise ValueError(f"Expected six `conv_channels`, got {self.conv_channels!r}")
+        if not isinstance(self.conv_channels, (tuple, list)) or len(self.conv_channels) != 6:
+            raise ValueError(
+                f"Expected six `conv_channels`, got {reprlib.repr(self.conv_channels)}"
+            )
         # JSON knows no tuples.
         object.__setattr__(self, "conv_channels", tuple(self.conv_channels))
         check_choice("embedding_activation", self.embedding_activation, Activation)
-        sizes = (
-            *self.conv_channels,
-            self.hidden_size,
-            self.embedding_size,
-            self.num_frames,
-            self.num_mel_bins,
-        )
-        if len(self.conv_channels) != 6 or not all(
-            type(size) is int and 0 < size <= _MAX_SIZE for size in sizes
-        ):
-            raise ValueError(
-                f"Expected six `conv_channels`, and sizes from 1 to {_MAX_SIZE}, got {self!r}"
-            )
+        for number, size in enumerate(self.conv_channels):
+            check_between(f"conv_channels[{number}]", size, 1, _MAX_SIZE)
+        for name in ("hidden_size", "embedding_size", "num_frames", "num_mel_bins"):
+            check_between(name, getattr(self, name), 1, _MAX_SIZE)
         if self.num_frames % 16 or self.num_mel_bins % 16:
             raise ValueError(
                 "Expected `num_frames` and `num_mel_bins` to be multiples of 16 (four poolings), "
                 f"got {self.num_frames} and {self.num_mel_bins}"
             )
         if not isinstance(self.postprocessor, bool):
-            raise ValueError(f"Expected `postprocessor` to be a bool, got {self.postprocessor!r}")
+            raise ValueError(
+                f"Expected `postprocessor` to be a bool, got {reprlib.repr(self.postprocessor)}"
+            )
+        check_between("number of parameters", self._num_parameters(), 1, _MAX_PARAMETERS)
+        check_between("values of a layer", self._num_activations(), 1, _MAX_ACTIVATIONS)
+
+    def _num_parameters(self) -> int:
+        """Count the values of all weights, and of the post-processor."""
+        widths = (1, *self.conv_channels)
+        convolutions = sum(9 * a * b for a, b in itertools.pairwise(widths))
+        linear = (self.flat_size, self.hidden_size, self.hidden_size, self.embedding_size)
+        postprocessor = self.embedding_size**2 if self.postprocessor else 0
+        biases = sum(self.conv_channels) + sum(linear[1:])
+        matrices = sum(a * b for a, b in itertools.pairwise(linear))
+        return convolutions + matrices + biases + postprocessor
+
+    def _num_activations(self) -> int:
+        """Count the values that the largest convolution makes of one example."""
+        shrunk = (1, 4, 16, 16, 64, 64)  # by the poolings before it
+        size = self.num_frames * self.num_mel_bins
+        return max(c * size // by for c, by in zip(self.conv_channels, shrunk, strict=True))
 
     @property
     def flat_size(self) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.configuration import VGGishFeatureConfig
-from vggish_hf.pipeline import VGGishOutput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from vggish_hf.pipeline import VGGishOutput
 
 # As many colours as can be told apart, and more names than these overlap.
 _MAX_LEGEND = 20
@@ -28,15 +29,40 @@ _MAX_NAMES = 25
 _MAX_CHARACTERS = 40
 
 
+def _make_figure(width: float, height: float) -> "Figure":
+    """Make an empty figure; without pyplot, which keeps every figure and may need a screen."""
+    _check_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _check_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise ImportError("Pictures need matplotlib: pip install 'vggish-hf[plot]'") from None
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Write a picture, which appears whole."""
+    with unfinished_file(path) as unfinished, warnings.catch_warnings():
+        # A name may have letters that the font has not: they are drawn as boxes.
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."))
+
+
 def draw_clip(
     path: str | Path,
     waveform: Tensor,
     sampling_rate: int,
     examples: Tensor,
-    output: VGGishOutput,
+    output: "VGGishOutput",
     config: VGGishFeatureConfig,
 ) -> None:
     """Draw the waveform, the log-mel examples with their borders and the embeddings, over time.
+
+    The file appears whole.
 
     Args:
         path: The picture, in a format that matplotlib knows by its ending.
@@ -45,12 +71,15 @@ def draw_clip(
         examples: (examples, frames, bands), as the extractor made them.
         output: The clip's embeddings.
         config: The extractor's config.
-    """
-    from matplotlib.figure import Figure
 
+    Raises:
+        ValueError: matplotlib does not know the ending.
+    """
+    path = Path(path)
+    check_picture(path)
     starts = output.start_seconds.tolist()
     end = starts[-1] + config.example_seconds
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = _make_figure(10, 7)
     wave_axes, mel_axes, embedding_axes = figure.subplots(3, sharex=True)
     seconds = torch.arange(len(waveform)) / sampling_rate
     wave_axes.plot(seconds.numpy(), waveform.numpy(), linewidth=0.4)
@@ -79,11 +108,12 @@ def draw_clip(
     embedding_axes.set(ylabel="dimension", title="embeddings", xlabel="seconds", xlim=(0, end))
     figure.colorbar(mel_image, ax=mel_axes)
     figure.colorbar(embedding_image, ax=embedding_axes)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def check_picture(path: str | Path) -> None:
     """Raise ValueError unless matplotlib writes pictures of this ending."""
+    _check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     known = FigureCanvasAgg.get_supported_filetypes()
@@ -99,19 +129,17 @@ def draw_scores(path: str | Path, scores: Sequence[tuple[str, float]], title: st
     Args:
         path: The picture, in a format that matplotlib knows by its ending.
         scores: Names and scores, in any order.
-        title: What stands above.
+        title: The title.
 
     Raises:
         ValueError: There are no scores, or matplotlib does not know the ending.
     """
-    from matplotlib.figure import Figure
-
     path = Path(path)
     check_picture(path)
     if not scores:
         raise ValueError("Expected at least one clip with a score to draw, got none")
     largest = sorted(scores, key=lambda scored: scored[1])[-_MAX_NAMES:]
-    figure = Figure(figsize=(11, 2.5 + 0.2 * len(largest)), layout="constrained")
+    figure = _make_figure(11, 2.5 + 0.2 * len(largest))
     all_axes, largest_axes = figure.subplots(1, 2)
     all_axes.hist([score for _, score in scores], bins="sqrt")
     all_axes.set(xlabel="distance", ylabel="clips", title=f"{len(scores)} clips")
@@ -121,10 +149,7 @@ def draw_scores(path: str | Path, scores: Sequence[tuple[str, float]], title: st
     )
     largest_axes.set(xlabel="distance", title="the farthest")
     figure.suptitle(title, parse_math=False)
-    with unfinished_file(path) as unfinished, warnings.catch_warnings():
-        # A name may have letters that the font has not: they are drawn as boxes.
-        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
-        figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."))
+    _save(figure, path)
 
 
 def _shortened(name: str) -> str:
@@ -166,14 +191,13 @@ def draw_map(embeddings: Tensor, labels: Tensor, classes: Sequence[str], title: 
         embeddings: (clips, size); those that are not finite are left out.
         labels: (clips,), the class of each, -1 (grey) for none.
         classes: The names of the classes; up to twenty are named.
-        title: What stands above.
+        title: The title.
     """
+    figure = _make_figure(8, 6)
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     finite = torch.isfinite(embeddings).all(1)
     labels = labels[finite].cpu()
-    figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     if len(labels):
         points, shares = project_to_plane(embeddings[finite])
@@ -205,15 +229,13 @@ def draw_confusion(
     Args:
         confusion: (classes, classes), from 0 to 1; rows of NaN stay empty.
         classes: The names of the classes; up to forty are named.
-        title: What stands above.
+        title: The title.
         counts: How many clips have each class: named beside it, as a share of one clip says little.
     """
-    from matplotlib.figure import Figure
-
     count = len(classes)
     rows = [f"{name} ({n})" for name, n in zip(classes, counts or [], strict=False)] or classes
     size = 4 + 0.2 * min(count, _MAX_CLASS_NAMES)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = _make_figure(size + 1, size)
     axes = figure.subplots()
     values = confusion.cpu().numpy()
     image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")

@@ -1,19 +1,27 @@
 """What embeddings come from, and whether two sets of them may be compared."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
+from torch import Tensor, nn
 
-from vggish_hf.modeling import VGGishModel
-
-#: What decides an embedding's values; the rest of a provenance (version, model id, counts) tells
+#: What decides an embedding's values; the rest of a provenance (version, model id, counts) says
 #: where a set is from. A key that stands for a mapping stands for all that is in it.
-COMPARED_KEYS = ("weights_sha256", "config", "feature_config", "dtype", "postprocess", "preset")
+COMPARED_KEYS = (
+    *("weights_sha256", "state_sha256", "config", "feature_config", "dtype"),
+    *("postprocess", "pool", "preset"),
+)
 
 # The post-processor decides what `postprocess` says, and a preset's name nothing.
 _IGNORED = ("config.postprocessor", "preset.name")
+_WEIGHTS = "weights_sha256"
+_POSTPROCESSOR = "postprocessor."
 
 
 def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -27,39 +35,136 @@ def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[s
         >>> provenance_differences({"dtype": "float32"}, {"dtype": "float16", "version": "9"})
         ["dtype: 'float32' and 'float16'"]
     """
-    flat_a, flat_b = dict(_compared(a)), dict(_compared(b))
-    keys = list(dict.fromkeys([*flat_a, *flat_b]))
+    compared = [{key: values[key] for key in COMPARED_KEYS if key in values} for values in (a, b)]
     return [
-        f"{key}: {flat_a.get(key)!r} and {flat_b.get(key)!r}"
-        for key in keys
-        if flat_a.get(key) != flat_b.get(key)
+        f"{key}: {there!r} and {here!r}"
+        for key, there, here in find_differences(*compared)
+        if key not in _IGNORED
     ]
 
 
-def weights_sha256(model: VGGishModel) -> str:
-    """SHA-256 over a network's weights in memory: for a model that came from no file.
+def find_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compare two mappings of JSON values, key by key, those of inner mappings by all their keys.
 
-    It is none of a file's, which hashes names and layout in its own way; hence the prefix.
+    A switch that one does not know was off: None and False are as good as missing. Weights that are
+    noted as unknown, as None, differ from all others.
+
+    Returns:
+        Of each key that differs its name and both values.
+
+    Example:
+        >>> find_differences({"a": {"b": 1, "c": None}}, {"a": {"b": 2}})
+        [('a.b', 1, 2)]
+        >>> find_differences({"weights_sha256": None}, {"weights_sha256": None})
+        [('weights_sha256', None, None)]
     """
+    flat_a, flat_b = (dict(_flatten(json.loads(json.dumps(values)))) for values in (a, b))
+    return [
+        (key, flat_a.get(key), flat_b.get(key))
+        for key in dict.fromkeys([*flat_a, *flat_b])
+        if flat_a.get(key) != flat_b.get(key) or _is_unknown(key, flat_a, flat_b)
+    ]
+
+
+def _is_unknown(key: str, *flat: Mapping[str, Any]) -> bool:
+    is_weights = key.rpartition(".")[2] == _WEIGHTS
+    return is_weights and any(values.get(key, "") is None for values in flat)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif (value is not None and value is not False) or key == _WEIGHTS:
+            yield f"{prefix}{key}", value
+
+
+def weights_sha256(
+    model: nn.Module, weights_path: Path | None = None, *, postprocessor: bool = True
+) -> str:
+    """SHA-256 of what a network is at this moment.
+
+    Args:
+        model: The network.
+        weights_path: The safetensors file that it was loaded from, if any.
+        postprocessor: Whether the post-processor counts, which does not decide what the network
+            gives.
+
+    Returns:
+        The file's digest, where the network has exactly the values that the file has now, in the
+        network's dtype. Otherwise one of the values in memory; it begins with `in-memory:`, since
+        the same values in a file have another.
+    """
+    values = {
+        name: value
+        for name, value in model.state_dict().items()
+        if postprocessor or not name.startswith(_POSTPROCESSOR)
+    }
+    if weights_path is not None and (state := _file_state(weights_path)) is not None:
+        file_sha256 = _file_sha256(weights_path, state)
+        if _is_as_in_file(values, weights_path, postprocessor) and (
+            _file_state(weights_path) == state
+        ):
+            return file_sha256
+    return f"in-memory:{state_sha256(values)}"
+
+
+def state_sha256(values: Mapping[str, Any]) -> str:
+    """SHA-256 of named values, as `state_dict` gives them; their order does not matter."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("postprocessor."):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return f"in-memory:{digest.hexdigest()}"
+    for name, value in sorted(_leaves(values)):
+        if isinstance(value, Tensor):
+            dense = value.detach().cpu()
+            if dense.is_quantized:
+                dense = dense.dequantize()
+            dense = dense.contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(dense.flatten().view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{name} {value!r}\n".encode())
+    return digest.hexdigest()
 
 
-def _compared(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key in COMPARED_KEYS:
-        yield from _flatten(key, provenance.get(key))
-
-
-def _flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    # A file that does not know of a switch was made without it.
-    if key in _IGNORED or value is None or value is False:
-        return
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested mappings and sequences: quantised layers keep theirs in tuples."""
     if isinstance(value, Mapping):
-        for inner in value:
-            yield from _flatten(f"{key}.{inner}", value[inner])
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{name}.{number}")
     else:
-        yield key, list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
+        yield name, value
+
+
+def _is_as_in_file(values: Mapping[str, Any], path: Path, postprocessor: bool) -> bool:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if not postprocessor:
+                names = {name for name in names if not name.startswith(_POSTPROCESSOR)}
+            return names == values.keys() and all(
+                _is_same(value, file.get_tensor(name)) for name, value in values.items()
+            )
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
+def _is_same(value: Any, stored: Tensor) -> bool:
+    if not isinstance(value, Tensor) or value.is_quantized or value.shape != stored.shape:
+        return False
+    return torch.equal(value.detach().cpu(), stored.to(value.dtype))
+
+
+@lru_cache(maxsize=16)
+def _file_sha256(path: Path, _state: tuple[int, int, int]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-import vggish_hf
 from vggish_hf._runtime.prefetch import prefetch
 
 PATIENCE = 20  # seconds, before what should take milliseconds counts as a deadlock
@@ -39,10 +37,8 @@ def workers():
 
 
 def run_script(script):
-    # In the module's own folder, so that nothing else is imported with it.
     return subprocess.Popen(
-        [sys.executable, "-c", "from _prefetch import prefetch\n" + script],
-        cwd=Path(vggish_hf.__file__).parent,
+        [sys.executable, "-c", "from vggish_hf._runtime.prefetch import prefetch\n" + script],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -19,8 +19,15 @@ import soundfile
 import torch
 from folders import TESTS
 
-from vggish_hf.audio import AudioError, AudioLimits, IsolatedDecoders, _worker, open_audio
-from vggish_hf.audio.isolated import parse_block, parse_rate
+from vggish_hf.audio import (
+    AudioError,
+    AudioLimits,
+    DecoderStartError,
+    IsolatedDecoders,
+    _worker,
+    open_audio,
+)
+from vggish_hf.audio.process import parse_block, parse_rate
 
 CASES = TESTS / "data" / "audio_cases"
 FILES = sorted(path for path in CASES.iterdir() if path.suffix != ".json")
@@ -150,7 +157,7 @@ def test_every_kind_of_encoded_source_is_decoded_elsewhere(tmp_path):
         Path("no.wav"),
         CASES,
     ],
-    ids=repr,
+    ids=["tensor", "array", "empty", "None", "text", "missing", "folder"],
 )
 def test_what_needs_no_process(source, decoders):
     assert outcome(decoders.open, source) == outcome(open_audio, source)
@@ -296,6 +303,20 @@ def test_a_stream_may_be_read_in_another_thread(decoders, long_file, long_blocks
     thread.start()
     thread.join()
     assert [block.numpy().tobytes() for block in found] == long_blocks
+
+
+def test_a_decoder_that_cannot_be_started_is_no_clips_fault(monkeypatch, long_file):
+    monkeypatch.setattr(sys, "executable", str(long_file))  # which may not be executed
+    with IsolatedDecoders() as decoders:
+        with pytest.raises(
+            DecoderStartError, match="Expected to start a decoder process"
+        ) as caught:
+            decoders.open(long_file)
+        assert not isinstance(caught.value, (ValueError, OSError, TypeError))  # as batch jobs catch
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # which ends before it answers
+    with IsolatedDecoders() as decoders, pytest.raises(DecoderStartError, match="exit status 1"):
+        decoders.open(long_file)
+    assert decoder_pids() == set()
 
 
 # Deaths
@@ -466,6 +487,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_processes_end_with_their_parent(number, long_file):
     with run_script(THREE_STREAMS, long_file) as parent:
@@ -479,6 +501,7 @@ def test_processes_end_with_their_parent(number, long_file):
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_the_parents_matter(long_file):
     body = """
 with IsolatedDecoders() as decoders:
@@ -497,6 +520,7 @@ with IsolatedDecoders() as decoders:
     assert (output, errors) == (f"{70 * 8000}\n", "")
 
 
+@pytest.mark.slow
 def test_a_fork_neither_uses_nor_ends_them(long_file):
     body = """
 decoders = IsolatedDecoders()

@@ -76,8 +76,8 @@ def test_lines_may_end_as_on_windows(read, mark):
         ('--PJHxphWEs, nan, 40.000, "/m/09x0r"', "Expected YTID, start, end"),
         ('--PJHxphWEs, 30.000, "/m/09x0r"', "Expected YTID, start, end"),
         (f'--PJHxphWEs, 1, 2, "{"x" * 999}', "got .{101}\\.\\.\\.'$"),
-        ('--PJHxphWEs, 40.000, 40.000, "/m/09x0r"', "ends behind its start, got 40.0 to 40.0"),
-        (f'--PJHxphWEs, 40, {"9" * 400}, "/m/09x0r"', "ends behind its start, got 40.0 to inf"),
+        ('--PJHxphWEs, 40.000, 40.000, "/m/09x0r"', "ends after its start, got 40.0 to 40.0"),
+        (f'--PJHxphWEs, 40, {"9" * 400}, "/m/09x0r"', "ends after its start, got 40.0 to inf"),
         ('--PJHxphWEs, 30.000, 40.000, "/m/09x0rr"', "Expected the mid .* got '/m/09x0rr'"),
     ],
 )
@@ -110,5 +110,5 @@ def test_a_segment_has_an_id_of_youtube(video_id):
 
 @pytest.mark.parametrize("times", [(-1.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_a_segment_has_times(times):
-    with pytest.raises(ValueError, match="ends behind its start"):
+    with pytest.raises(ValueError, match="ends after its start"):
         Segment("abcdefghijk", *times, ())

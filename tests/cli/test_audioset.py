@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from clip_sources import IDS, SPEECH, write_csv, write_folder
+from clip_sources import IDS, SPEECH, write_csv, write_folder, write_tar
 from datasets import load_dataset
 from folders import ROOT
 
@@ -88,17 +88,40 @@ def test_of_many_some_are_printed(run, tmp_path):
     assert lines[20] == "left out: 9 more, see clips/left_out_clips_eval.csv"
 
 
+def test_what_matches_nothing_is_printed(run, csv, audio, tmp_path):
+    write_folder(audio, {f"{number:02}.wav": b"" for number in range(12)})
+    (tmp_path / "more").mkdir()
+    (audio / f"{IDS[2]}.wav").rename(tmp_path / "more" / f"Title [{IDS[2]}].wav")
+    (audio / f"{IDS[1]}.wav").unlink()
+    (audio / ".x.wav").touch()
+    code, out, err = run("export-clips", csv, audio, "more", "-o", "clips")
+    assert (code, out.startswith("eval: 2 clips in ")) == (1, True)
+    skipped, unmatched, *_ = err.splitlines()
+    assert skipped == f"skipped: {audio}/.x.wav: a hidden file"
+    assert unmatched.startswith("12 files are named for none of the clips: ")
+    assert unmatched.endswith("09.wav and 2 more")
+
+
+def test_a_folder_that_holds_an_archive(run, tmp_path, small_model_folder):
+    csv = write_csv(tmp_path / "balanced_train_segments.csv", {IDS[0]: (0, 4)})
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    write_tar(folder / "bal_train.tar", {f"bal_train/{IDS[0]}.wav": SPEECH})
+    code, out, _ = run("export-clips", csv, folder, "-o", "clips")
+    assert (code, out) == (0, "bal_train: 1 clips in clips/clips/bal_train-*.parquet; 0 left out\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export-clips", "mine.csv", "audio", "-o", "out"), "say which split it is"),
+        (("export-clips", "mine.csv", "audio", "-o", "out"), "--split NAME"),
         (("export-clips", "mine.csv", "audio", "-o", "out", "--split", "x"), "mine.csv, line 1: "),
         (
             ("export-clips", "eval_segments.csv", "nowhere", "-o", "out"),
-            "Expected a folder, or",
+            "No such file or folder: 'nowhere'",
         ),
         (("export-clips", "nowhere.csv", "audio", "-o", "out", "--split", "x"), "No such file"),
-        (("embed", "audio", "-o", "out", "--model", "MODEL"), "audio files need the segments CSV"),
+        (("embed", "audio", "-o", "out", "--model", "MODEL"), "--segments CSV"),
         (("embed", "audio", "-o", "out", "--model", "TINY"), "of 128 dimensions"),
     ],
 )

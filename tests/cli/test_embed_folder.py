@@ -1,10 +1,15 @@
 """`vggish-hf embed` into a folder, from all kinds of inputs, and what interrupts it."""
 
+import contextlib
 import io
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import tarfile
+import termios
 import time
 
 import embedding_faults as faults
@@ -98,12 +103,123 @@ def test_an_output_among_the_inputs(embed, files, capsys):
     assert captured.err == ""
 
 
+def test_a_link_in_a_folder_whose_name_begins_as_the_output_s(embed, files, tmp_path, capsys):
+    outside = tmp_path / "outside.wav"
+    soundfile.write(outside, np.zeros(16_000), 16_000)
+    (tmp_path / "clips").rename(tmp_path / "emb-inputs")
+    (tmp_path / "emb-inputs" / "link.wav").symlink_to(outside)
+    for out in ("emb/", "emb.parquet"):
+        assert embed("emb-inputs", "-o", out) == 0
+        skipped = "skipped: emb-inputs/link.wav: a link that leads out of its folder\n"
+        assert capsys.readouterr().err == skipped
+
+
+def test_names_cannot_steer_the_terminal(embed, tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    name = "a\x1b[2J\x9b\u202e\n.wav"
+    (tmp_path / "clips" / name).write_bytes(b"RIFF")
+    for out in ("out/", "out.csv"):
+        assert embed("clips", "-o", out) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("failed: clips/a\\x1b[2J\\x9b\\u202e\\n.wav: ")
+        assert not set(error) & set("\x1b\x9b\u202e")
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean_std"])
+def test_pool(embed, files, tmp_path, capsys, pool):
+    assert embed("clips", "-o", "out/", "--pool", pool) == 0
+    assert embed("clips", "-o", "out.parquet", "--pool", pool) == 0
+    rows = faults.read_rows(tmp_path / "out")
+    assert [row.shape for row in rows.values()] == [(1, 128 if pool == "mean" else 256)] * 3
+    assert len(pq.read_table("out.parquet")) == 3
+    assert embed("clips", "-o", "out.tfrecord", "--pool", pool) == 2
+    assert "with `--pool`" in capsys.readouterr().err
+
+
+def test_no_secret_reaches_the_output(embed, files, tmp_path):
+    pytest.importorskip("aiohttp")
+    asked = {"00.wav?X-Amz-Signature=SIGNED": files["00.wav"]}
+    with ClipServer(asked) as server:
+        url = server.url.replace("://", "://me:PASS@") + "/00.wav?X-Amz-Signature=SIGNED"
+        assert embed(url, "-o", "out.parquet") == 0
+    content = (tmp_path / "out.parquet").read_bytes()
+    assert b"PASS" not in content
+    assert b"SIGNED" not in content
+
+
+def run_in_shell(tmp_path, model, redirection, out="out.parquet"):
+    command = f'"{sys.executable}" -m vggish_hf.cli embed clips -o {out} --model "{model}"'
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} {redirection}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "redirection", ["2>&-", ">&-", ">&- 2>&-", "| true", "2>&1 | true", ">/dev/full", "2>/dev/full"]
+)
+def test_that_nobody_listens_changes_nothing(files, lively_model_folder, tmp_path, redirection):
+    (tmp_path / "clips" / "bad.wav").write_bytes(b"RIFF")
+    done = run_in_shell(tmp_path, lively_model_folder, redirection)
+    assert done.returncode == 1, done.stderr  # as of the clip that failed
+    assert "Errno" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert len(pq.read_table(tmp_path / "out.parquet")) == 6
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_progress_inside_a_clip(lively_model_folder, tmp_path):
+    soundfile.write(
+        tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 900), 16_000
+    )
+    terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 100))
+    command = [sys.executable, "-m", "vggish_hf.cli", "embed", "long.wav", "-o", "out.npz"]
+    command += ["--model", str(lively_model_folder)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=inner, stdout=subprocess.PIPE)
+    os.close(inner)
+    shown = b""
+    with contextlib.suppress(OSError):  # as the end of a terminal is told
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    process.communicate()
+    assert process.returncode == 0
+    times = re.findall(rb"0/1 \[.*?, (\d\d:\d\d) of audio", shown)
+    assert len(set(times)) > 1
+
+
+def test_a_signal_ends_a_library_that_waits():
+    # In one call of C, as Ray's that looks for a cluster: Python handles no signal before its end.
+    code = """
+import ctypes, os, signal, threading
+from vggish_hf.cli import _interrupts
+_interrupts._SECONDS = 0.5
+lock = (ctypes.c_char * 64)()
+with _interrupts.ending_soon() as ending:
+    ending.message = lambda: "3 of 4"
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    library = ctypes.CDLL(None)
+    library.pthread_mutex_init(lock, None)
+    library.pthread_mutex_lock(lock)
+    library.pthread_mutex_lock(lock)  # for ever
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "3 of 4\nvggish-hf: interrupted\n")
+
+
 def test_links_that_lead_out(embed, files, tmp_path, capsys):
     outside = tmp_path / "outside.wav"
     soundfile.write(outside, np.zeros(16_000), 16_000)
     (tmp_path / "clips" / "link.wav").symlink_to(outside)
     assert embed("clips", "-o", "out/") == 0
-    passed = "passed over: clips/link.wav: a link that leads out of its folder\n"
+    passed = "skipped: clips/link.wav: a link that leads out of its folder\n"
     assert capsys.readouterr().err == passed
     assert embed("clips", "-o", "out/", "--follow-symlinks") == 0
     assert sorted(faults.read_rows(tmp_path / "out")) == sorted(
@@ -179,8 +295,9 @@ def test_interrupted_while_a_file_is_written(lively_model_folder, tmp_path):
     pytest.importorskip("aiohttp")
     code = """
 import contextlib, os, signal, sys, time
-from vggish_hf.cli import embed, main
-real = embed.open_output
+from vggish_hf.cli import main
+from vggish_hf.jobs import to_file
+real = to_file.open_output
 def interrupt(*clip):
     time.sleep(1)  # the store has been asked for the last clip
     os.kill(os.getpid(), signal.SIGINT)
@@ -188,7 +305,7 @@ def interrupt(*clip):
 def interrupting(*arguments):
     with real(*arguments):
         yield interrupt
-embed.open_output = interrupting
+to_file.open_output = interrupting
 sys.exit(main(sys.argv[1:]))
 """
     files = faults.make_files(tmp_path / "clips", 8)

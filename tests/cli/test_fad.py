@@ -1,11 +1,17 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -59,10 +65,11 @@ def test_two_folders(fad, folders, expected, capsys, lively_model_folder):
     pipe = VGGishPipeline.from_pretrained(lively_model_folder)
     origin = f"model {lively_model_folder}, weights {pipe.weights_sha256[:12]}, preset default"
     assert without_notes(captured.out) == [
-        "set      clips  examples  failed",
-        "real         8        24       0",
-        "fake         8        24       0",
-        f"FAD {expected.score:.4g} ({origin})",
+        "set   clips  examples  failed",
+        "real      8        24       0",
+        "fake      8        24       0",
+        "",
+        f"FAD  {expected.score:.4g}  ({origin})",
     ]
     assert "note: real: 24 examples of 128 dimensions: the covariance is singular" in captured.out
     assert captured.err == ""
@@ -73,6 +80,7 @@ def test_per_file(fad, folders, expected, capsys):
     header, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert header.split() == ["score", "examples", "file"]
     assert len({row.index("  /") for row in (header.replace("file", "/"), *rows)}) == 1
+    assert len({re.match(r" *\d+", row).end() for row in rows}) == 1  # decimal points
     found = [(float(row.split()[0]), int(row.split()[1]), row.split()[2]) for row in rows]
     assert found == [
         (pytest.approx(clip.score, rel=1e-3), clip.examples, clip.clip)
@@ -83,8 +91,8 @@ def test_per_file(fad, folders, expected, capsys):
 def test_clips_that_fail(fad, folders, expected, capsys):
     assert fad(folders / "real", folders / "broken") == 1
     captured = capsys.readouterr()
-    assert f"FAD {expected.score:.4g}" in captured.out
-    assert "fake         8        24       1" in captured.out
+    assert f"FAD  {expected.score:.4g}" in captured.out
+    assert "fake      8        24       1" in captured.out
     (line,) = captured.err.splitlines()
     assert line.startswith(f"failed: {folders / 'broken' / 'x.wav'}: ")
 
@@ -117,9 +125,8 @@ def test_statistics_and_embeddings_need_no_model(fad, folders, expected, capsys,
     capsys.readouterr()
     assert fad(real, fake, model="./there is none") == 0
     found = capsys.readouterr().out
-    # A file of statistics does not know of clips, and one of embeddings of no preset.
-    assert "real                  24       0\n" in found
-    assert first.replace(", preset default", "").splitlines()[2:] == found.splitlines()[2:]
+    # A file of embeddings knows of no preset.
+    assert first.replace(", preset default", "") == found
     assert fad(real, folders / "fake", model="./there is none") == 2
     assert "there is none" in capsys.readouterr().err
 
@@ -149,11 +156,99 @@ def test_infinity(fad, capsys, tmp_path):
     assert fad(tmp_path / "real.npz", tmp_path / "fake.parquet", "--inf") == 0
     result = frechet_audio_distance(tmp_path / "real.npz", tmp_path / "fake.parquet", infinity=True)
     out = capsys.readouterr().out.splitlines()
-    assert out[-2] == f"FAD {result.score:.4g}"
     fit = result.infinity
-    assert out[-1] == f"infinity {fit.score:.4g} (R2 {fit.r_squared:.4f}, drawn: clips)"
+    assert out[-2].split() == ["FAD", f"{result.score:.4g}"]
+    assert out[-1].split("  ")[-1] == f"(R2 {fit.r_squared:.4f}, drawn: clips)"
+    assert out[-1].split()[:2] == ["infinity", f"{fit.score:.4g}"]
+    assert out[-2].index(".") == out[-1].index(".")
     assert fad(tmp_path / "real.npz", tmp_path / "fake.npz", "--inf") == 2
     assert "Expected clips, since each of them is needed, got statistics" in capsys.readouterr().err
+
+
+def test_a_set_and_itself(fad, folders, capsys):
+    assert fad(folders / "real", folders / "real", "--per-file", "--inf") == 0
+    out = capsys.readouterr().out
+    assert "\nFAD  0  (model" in out
+    assert "note: `--inf` needs more than 500 clips or examples, you have 24" in out
+
+
+@pytest.mark.slow
+def test_what_embed_takes_and_writes(fad, folders, lively_model_folder, capsys, tmp_path):
+    """The same clips, as files, in a tar, in a table, and as embeddings: one score."""
+    model = ["--model", str(lively_model_folder)]
+    broken = folders / "broken"
+    with tarfile.open(tmp_path / "broken.tar", "w") as tar:
+        tar.add(broken, "clips")
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(broken.iterdir())]
+    pq.write_table(pa.table({"audio": rows}), tmp_path / "audio.parquet")
+    for output in ("rows.npz", "rows.parquet", "parts/"):
+        target = f"{tmp_path}/{output}"
+        assert main(["embed", str(folders / "fake"), "-o", target, *model]) == 0
+    shutil.copytree(broken, tmp_path / "odd")
+    (tmp_path / "odd" / "out.wav").symlink_to(folders / "real" / "0.wav")
+    capsys.readouterr()
+    scores = set()
+    for name in ("odd", "broken.tar", "audio.parquet", "rows.npz", "rows.parquet", "parts"):
+        is_audio = not name.startswith(("rows", "parts"))
+        code = fad(folders / "real", tmp_path / name, "--json", "-")
+        assert code == is_audio, name
+        captured = capsys.readouterr()
+        found = json.loads(captured.out)
+        assert (found["fake"]["clips"], found["fake"]["examples"]) == (8, 24)
+        assert len(found["fake"]["failures"]) == captured.err.count("failed: ") == is_audio
+        is_skipped = (
+            "skipped: " in captured.err and "out.wav: a link that leads out" in captured.err
+        )
+        assert is_skipped == (name == "odd")
+        scores.add(round(found["score"], 6))
+    assert len(scores) == 1
+    assert fad(tmp_path / "parts", tmp_path / "rows.npz", model="./none") == 0
+    assert "\nFAD  0  (model" in capsys.readouterr().out
+
+
+def test_a_table_through_pandas(fad, folders, lively_model_folder, capsys, tmp_path):
+    path = tmp_path / "a.parquet"
+    model = ["--model", str(lively_model_folder)]
+    assert main(["embed", str(folders / "real"), "-o", str(path), *model]) == 0
+    pd.read_parquet(path).to_parquet(tmp_path / "b.parquet")
+    capsys.readouterr()
+    assert fad(path, tmp_path / "b.parquet", model="./none") == 0
+    out = capsys.readouterr().out
+    assert "\nFAD  0" in out
+    (note,) = [line for line in out.splitlines() if "comparable" in line]
+    assert note.startswith(f"note: {tmp_path}/b.parquet does not say how the embeddings were made")
+
+
+def test_options_are_named_as_they_are_given(fad, folders, capsys):
+    sets = folders / "real", folders / "fake"
+    for options, message in (
+        (["--batch-size", "0"], "Expected `--batch-size` of at least 1, got 0"),
+        (["--workers", "0"], "Expected `--workers` of at least 1, got 0"),
+        (["--max-seconds", "-1"], "Expected `--max-seconds` to be a positive number"),
+    ):
+        assert fad(*sets, *options, model="./none") == 2
+        assert message in capsys.readouterr().err
+    assert fad(*sets, "--max-seconds", "1") == 2
+    assert "at most 1 seconds" in capsys.readouterr().err
+
+
+def test_names_do_not_move_the_cursor(fad, folders, capsys, tmp_path):
+    shutil.copytree(folders / "real", tmp_path / "sounds")
+    (tmp_path / "sounds" / "\x1b[2Jx.wav").write_bytes(b"noise")
+    shutil.copy(folders / "real" / "0.wav", tmp_path / "sounds" / "\x1b[31my.wav")
+    assert fad(folders / "real", tmp_path / "sounds", "--per-file") == 1
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "sounds/\\x1b[2Jx.wav: " in captured.err
+    assert "sounds/\\x1b[31my.wav" in captured.out
+
+
+def test_both_sets_are_there_before_the_model_is_loaded(fad, folders, capsys):
+    for missing in ("none/", "none.wav", "none.npz"):
+        assert fad(folders / "real", missing, model="./none") == 2
+        error = capsys.readouterr().err
+        assert missing in error
+        assert "No such file" in error
 
 
 def test_plot(fad, folders, tmp_path, capsys):
@@ -192,14 +287,14 @@ def test_plot_without_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--plot draws with matplotlib: pip install 'vggish-hf[plot]'" in done.stderr
+    assert "Pictures need matplotlib: pip install 'vggish-hf[plot]'" in done.stderr
 
 
 def test_no_score(fad, folders, capsys, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert fad(folders / "real", empty, model="./none") == 2
-    assert "names none" in capsys.readouterr().err
+    assert str(empty) in capsys.readouterr().err
     assert fad(folders / "real", folders / "broken" / "x.wav", "--save-stats", "a.npz") == 2
     assert "at least 2 examples in `fake`, got 0" in capsys.readouterr().err
     assert not Path("a.npz").exists()

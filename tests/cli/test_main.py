@@ -1,11 +1,14 @@
 """The command line, called as a user does."""
 
+import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,9 @@ from folders import TESTS
 
 import vggish_hf
 from vggish_hf import VGGishModel, VGGishPipeline
-from vggish_hf.cli import main, make_parser
+from vggish_hf.cli import COMMANDS, audioset, main, make_parser
+from vggish_hf.cli._options import DTYPES
+from vggish_hf.modeling.loading import DTYPES as NETWORK_DTYPES
 
 AUDIO = TESTS / "data" / "audio_cases"
 UNREADABLE = {
@@ -150,7 +155,7 @@ def test_a_clip_without_an_example_is_named(embed, clip, tmp_path, capsys):
     assert embed(clip, short, "-o", tmp_path / "out.parquet", "--padding", "none") == 0
     captured = capsys.readouterr()
     assert captured.err == f"shorter than an example: {short}\n"
-    assert captured.out.startswith("3 examples of 2 clips in ")
+    assert captured.out.startswith("3 examples of 1 clip in ")
 
 
 def test_a_list_that_is_no_text(embed, tmp_path, capsys):
@@ -162,28 +167,28 @@ def test_a_list_that_is_no_text(embed, tmp_path, capsys):
 def test_a_missing_file_is_a_failed_input(embed, clip, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     assert embed(clip, tmp_path / "gone.wav", "-o", out) == 1
-    assert "gone.wav: Expected an audio file, there is none" in capsys.readouterr().err
+    assert "gone.wav: No such audio file" in capsys.readouterr().err
     assert len(pq.read_table(out)) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{clip}", "-o", "{tmp}/out.csv"], "ends in .parquet, .npz, .tfrecord, or in a slash"),
+        (["{clip}", "-o", "{tmp}/out.txt"], "in .parquet, .npz, .csv, .tfrecord, or in a slash"),
         (["{clip}", "-o", "{tmp}/no/out.npz"], "the name of a file in an existing folder"),
-        (["{tmp}/*.mp3", "-o", "{tmp}/out.npz"], "*.mp3' names none"),
-        (["{tmp}/empty", "-o", "{tmp}/out.npz"], "empty' names none"),
+        (["{tmp}/*.mp3", "-o", "{tmp}/out.npz"], "No audio files found in '{tmp}/*.mp3'; pass"),
+        (["{tmp}/empty", "-o", "{tmp}/out.npz"], "No audio files found in '{tmp}/empty'; pass"),
         (["{clip}", "-o", "{tmp}/a.tfrecord", "--postprocess", "pca"], "uint8 embeddings for .tf"),
         (["{clip}", "-o", "{tmp}/out.npz", "--device", "abacus"], "a device of this machine"),
-        (["{clip}", "-o", "{tmp}/out.npz", "--batch-size", "0"], "`batch_size` of at least 1"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--batch-size", "0"], "`--batch-size` of at least 1"),
         (["{clip}", "-o", "{tmp}/out.npz", "--example-hop", "0.963"], "a multiple of 0.01"),
-        (["{clip}", "-o", "{tmp}/out.npz", "--max-seconds", "0"], "`max_seconds` to be a positive"),
+        (["{clip}", "-o", "{tmp}/out.npz", "--max-seconds", "0"], "`--max-seconds` to be a pos"),
         (["{clip}", "-o", "{tmp}/out.npz", "--engine", "ray"], "a folder as the output with --eng"),
         (["{clip}", "-o", "{tmp}/out.npz", "--address", "auto"], "as the output with --address"),
         (["{clip}", "-o", "{tmp}/out.npz", "--actors", "2"], "as the output with --actors"),
         (["{clip}", "-o", "{tmp}/o/", "--engine", "ray", "--device", "cuda"], "no `--device` with"),
-        (["{clip}", "-o", "{tmp}/o/", "--part-clips", "0"], "`part_clips` of at least 1"),
-        (["{tmp}/*.mp3", "-o", "{tmp}/o/"], "*.mp3' names none"),
+        (["{clip}", "-o", "{tmp}/o/", "--part-clips", "0"], "`--part-clips` of at least 1"),
+        (["{tmp}/*.mp3", "-o", "{tmp}/o/"], "No audio files found in '{tmp}/*.mp3'; pass"),
     ],
 )
 def test_usage_errors(embed, clip, tmp_path, capsys, arguments, message):
@@ -191,8 +196,8 @@ def test_usage_errors(embed, clip, tmp_path, capsys, arguments, message):
     before = sorted(tmp_path.iterdir())
     assert embed(*(text.format(clip=clip, tmp=tmp_path) for text in arguments)) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("vggish-hf: error: Expected")
-    assert message in captured.err
+    assert captured.err.startswith("vggish-hf: error: ")
+    assert message.replace("{tmp}", str(tmp_path)) in captured.err
     assert captured.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
@@ -212,6 +217,7 @@ def test_uint8_without_a_postprocessor(embed, clip, tmp_path, capsys, tiny_model
     assert list(tmp_path.iterdir()) == [clip]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing(clip, tmp_path, small_model_folder):
     folder = tmp_path / "out"
     folder.mkdir()
@@ -286,6 +292,25 @@ def test_push(hub, small_model_folder, tmp_path, capsys, monkeypatch):
     assert main(["push", str(tmp_path), "tester/nothing"]) == 2
 
 
+@pytest.fixture
+def run():
+    """Run the command line in a process of its own, as a shell does."""
+
+    def run(arguments, before="", redirect=""):
+        start = f"{before}; " if before else ""
+        code = f"import sys; {start}from vggish_hf.cli import main; sys.exit(main())"
+        command = shlex.join([sys.executable, "-c", code, *map(str, arguments)])
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{command} {redirect}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        )
+
+    return run
+
+
 def test_demo(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "demo.png"
@@ -294,17 +319,148 @@ def test_demo(tmp_path, capsys):
     assert "not Google's" in out
     assert len([line for line in out.splitlines() if " s " in line and "..." in line]) == 11
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["demo", "-o", str(tmp_path / "demo.wav")]) == 2
+    assert "a picture that ends in one of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_demo_without_matplotlib(run, tmp_path):
+    picture = tmp_path / "demo.png"
+    done = run(["demo", "-o", picture], before="sys.modules['matplotlib'] = None")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if " s " in line and "..." in line]) == 11
+    assert lines[-1] == "for a picture of it: pip install 'vggish-hf[plot]'"
+    assert not picture.exists()
 
 
 def test_version_and_help(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"vggish-hf {vggish_hf.__version__}\n"
-    for command in ("embed", "convert", "info", "push", "demo"):
+    for command in COMMANDS.keys() - {"train"}:  # whose help is Lightning's
         with pytest.raises(SystemExit, match="0"):
             make_parser().parse_args([command, "--help"])
         text = capsys.readouterr().out
-        assert "example" in text or command == "demo"
+        assert f"usage: vggish-hf {command}" in text
+        assert "example" in text or command in ("demo", "audioset")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["audioset", "--help"], ["demo", "--help"], ["sing"]]
+)
+def test_help_loads_neither_torch_nor_the_hub(arguments):
+    code = """
+import sys
+from vggish_hf.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    heavy = {"torch", "numpy", "huggingface_hub", "pyarrow", "fsspec", "lightning"}
+    print("loaded:", heavy & sys.modules.keys())
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("loaded: set()\n"), done.stderr
+    assert "vggish-hf" in done.stdout + done.stderr
+
+
+class Recorder:
+    """Takes the place of argparse's commands, and keeps what each is said to do."""
+
+    def __init__(self):
+        self.found = {}
+
+    def add_parser(self, name, *, help, **options):
+        self.found[name] = help
+        return argparse.ArgumentParser(name, **options)
+
+
+@pytest.mark.parametrize("commands", [COMMANDS, audioset.COMMANDS])
+def test_the_list_of_commands_says_what_each_command_does(commands):
+    recorder = Recorder()
+    for command in commands.values():
+        import_module(f"vggish_hf.cli.{command.module}").add_parser(recorder)
+    assert recorder.found == {name: command.help for name, command in commands.items()}
+
+
+def test_the_dtypes_are_the_network_s():
+    assert set(DTYPES) == set(NETWORK_DTYPES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "{clip}", "-o", "{tmp}/a.npz", "--workers", "0"], "`--workers` of at least 1"),
+        (["embed", "{clip}", "-o", "{tmp}/a.npz", "--example-hop", "0"], "`--example-hop`"),
+        (["embed", "{clip}", "-o", "{tmp}/a.npz", "--postprocess", "pca"], "--postprocess='pca'"),
+    ],
+)
+def test_errors_name_the_flag(arguments, message, clip, tmp_path, capsys, tiny_model_folder):
+    arguments = [text.format(clip=clip, tmp=tmp_path) for text in arguments]
+    assert main([*arguments, "--model", str(tiny_model_folder)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_control_characters_are_escaped(tmp_path, capsys):
+    assert main(["info", f"{tmp_path}/a\x1b[2Jb"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vggish-hf: error: ")
+    assert "\x1b" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+class TestStreams:
+    """Whoever listens, and whether anybody does, changes no work."""
+
+    @pytest.mark.parametrize(
+        "redirect",
+        ["2>&-", "2>/dev/full", "2> >(exec 0<&-; sleep 9 &)", ">&- 2>&-", "<&- >&- 2>&-"],
+    )
+    def test_standard_error_may_be_closed_or_full(
+        self, redirect, run, clip, tmp_path, small_model_folder
+    ):
+        if "full" in redirect and not os.path.exists("/dev/full"):
+            pytest.skip("no /dev/full")
+        out = tmp_path / "out.npz"
+        gone = tmp_path / "gone.wav"
+        # Warnings are written too, and the line of a clip that failed.
+        done = run(
+            ["embed", clip, gone, "-o", out, "--model", small_model_folder],
+            before="import warnings; warnings.warn('something')",
+            redirect=redirect,
+        )
+        assert done.returncode == 1
+        with np.load(out) as arrays:
+            assert len(arrays["embedding"]) == 3
+
+    def test_a_reader_that_has_gone_is_no_failure(self, run, clip, tmp_path, small_model_folder):
+        out = tmp_path / "out.npz"
+        arguments = ["embed", clip, "-o", out, "--model", small_model_folder]
+        done = run(arguments, redirect="| true")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert out.is_file()
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["info", "demo"], ["demo"]])
+    def test_short_output(self, arguments, run, tmp_path):
+        done = run(arguments, before=f"import os; os.chdir({str(tmp_path)!r})", redirect="| true")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_long_output_stops(self, run):
+        # As `predict` on many files does.
+        before = (
+            "from vggish_hf.cli import info; "
+            "info.run = lambda args: [print('a' * 99) for _ in range(10_000)] and 0"
+        )
+        done = run(["info", "demo"], before=before, redirect="| true")
+        assert (done.returncode, done.stderr) == (141, "")
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+    def test_output_that_cannot_be_written_is_an_error(self, run):
+        done = run(["info", "demo"], redirect="> /dev/full")
+        assert done.returncode == 2
+        assert "No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["embed"], ["embed", "a.wav"], ["sing"]])

@@ -134,7 +134,7 @@ def test_bad_files_are_named_and_the_others_done(predict, paths, expected, tmp_p
     assert torch.allclose(scores, expected[:2], atol=1e-6)
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"failed: {bad}: ")
-    assert second.startswith(f"failed: {tmp_path / 'gone.wav'}: Expected an audio file, there is")
+    assert second.startswith(f"failed: {tmp_path / 'gone.wav'}: No such audio file")
 
 
 def test_if_all_fail_an_older_output_stays(predict, tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_a_revision_of_the_hub(predict, folder, hub, paths, capsys):
     classifier.push_to_hub("org/predicted", token=hub.token)
     assert predict(paths[0], "--revision", "main", classifier="org/predicted") == 0
     assert predict(paths[0], "--revision", "main") == 2
-    assert "Expected a Hub id for revision='main'" in capsys.readouterr().err
+    assert "Expected a Hub id for --revision='main'" in capsys.readouterr().err
 
 
 def test_models_that_do_not_fit(
@@ -260,7 +260,7 @@ def test_models_that_do_not_fit(
     [
         (["{clip}", "-o", "{tmp}/out.npz"], "an output that ends in .csv, .parquet, got"),
         (["{clip}", "-o", "{tmp}/no/out.csv"], "the name of a file in an existing folder"),
-        (["{tmp}/*.mp3"], "audio files, '"),
+        (["{tmp}/*.mp3"], "No audio files found in '"),
         (["{clip}", "--top", "0"], "--top of at least 1, got 0"),
         (["{clip}", "--device", "abacus"], "a device of this machine"),
     ],
@@ -268,7 +268,8 @@ def test_models_that_do_not_fit(
 def test_usage_errors(predict, paths, tmp_path, capsys, arguments, message):
     assert predict(*(text.format(clip=paths[0], tmp=tmp_path) for text in arguments)) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"vggish-hf: error: Expected {message}")
+    assert captured.err.startswith(("vggish-hf: error: Expected ", "vggish-hf: error: No audio"))
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -281,6 +282,7 @@ def test_a_class_that_is_named_as_the_column_of_paths(predict, paths, tmp_path, 
     assert predict(paths[0], classifier=classifier) == 0
 
 
+@pytest.mark.slow
 def test_as_a_user_starts_it(folder, paths):
     command = [sys.executable, "-m", "vggish_hf.cli", "predict", *paths, "--classifier", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -178,6 +178,7 @@ class TestAudioSet:
 class TestCommand:
     """As its users start it."""
 
+    @pytest.mark.slow
     def test_it_writes_and_says_no_more_than_it_should(self, sounds, tmp_path, here):
         arguments = [*ONE_EPOCH, "--data.source", sounds, "--output", tmp_path / "mine"]
         done = run_command(*arguments, "--data.validation_fraction", 0.25, cwd=here)

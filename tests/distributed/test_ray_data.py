@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,10 +15,14 @@ import time
 from pathlib import Path
 
 import embedding_faults as faults
+import numpy as np
 import pytest
+import soundfile
 from folders import TESTS
 
-from vggish_hf.distributed.cluster import fit_actors
+from vggish_hf import VGGishPipeline
+from vggish_hf.distributed.cluster import Share, check_answers, share_cluster
+from vggish_hf.outputs.folder import EmbeddingFolder
 
 AUDIO = TESTS / "data" / "audio_cases"
 NODES = 2
@@ -119,7 +125,7 @@ def check_same_as_one_machine(engine, audio, model, tmp_path, **options):
 @pytest.mark.slow
 def test_the_same_as_one_machine(engine, lively_model_folder, tmp_path):
     clips = check_same_as_one_machine(engine, AUDIO, lively_model_folder, tmp_path, batch_size=5)
-    # Either goes on with what the other has left.
+    # Either resumes what the other has begun.
     summary = faults.run(faults.LOCAL, clips, tmp_path / "out", lively_model_folder)
     assert (summary["clips"], summary["skipped"]) == (0, len(clips) - len(summary["failed"]))
 
@@ -175,6 +181,114 @@ def test_the_command_line_is_ended(cluster, lively_model_folder, tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert error.splitlines()[-1] == "vggish-hf: interrupted"
     assert faults.parts(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_changed_file_and_pooling(engine, lively_model_folder, tmp_path):
+    clips = faults.make_clips(tmp_path / "files", 3)
+    for pool in ("mean_std", None):
+        out = tmp_path / f"out {pool}"
+        first = faults.run(engine, clips, out, lively_model_folder, part_clips=2, pool=pool)
+        assert (first["clips"], first["examples"]) == (3, 6)
+        if pool is not None:
+            local = tmp_path / "local"
+            faults.run(faults.LOCAL, clips, local, lively_model_folder, part_clips=2, pool=pool)
+            faults.assert_same_rows(out, local)
+    soundfile.write(clips[1][1], np.random.default_rng(9).uniform(-0.5, 0.5, 48_000), 16_000)
+    # Either notices what the other has noted.
+    for again, expected in ((engine, 1), (faults.LOCAL, 0)):
+        summary = faults.run(again, clips, out, lively_model_folder, part_clips=2)
+        assert (summary["clips"], summary["skipped"]) == (expected, 3 - expected)
+        assert len(faults.read_rows(out)[clips[1][0]]) == 3
+    faults.assert_complete(out, clips)
+
+
+@pytest.mark.slow
+def test_a_long_clip_is_joined(engine, lively_model_folder, tmp_path):
+    clips = faults.make_clips(tmp_path / "files", 3)
+    soundfile.write(clips[1][1], np.random.default_rng(9).uniform(-0.5, 0.5, 16_000 * 20), 16_000)
+    for name, own in (("out", engine), ("local", faults.LOCAL)):
+        summary = faults.run(
+            {**own, "block_examples": 8}, clips, tmp_path / name, lively_model_folder, batch_size=4
+        )
+        assert (summary["clips"], summary["failed"]) == (3, {})
+    faults.assert_same_rows(tmp_path / "out", tmp_path / "local")
+    assert len(faults.read_rows(tmp_path / "out")[clips[1][0]]) == 20
+
+
+@pytest.mark.slow
+def test_a_local_folder_named_as_a_built_in_model(engine, lively_model_folder, tmp_path):
+    clips = faults.make_clips(tmp_path / "files", 1)
+    shutil.copytree(lively_model_folder, tmp_path / "demo")
+    for name, own in (("out", engine), ("local", faults.LOCAL)):
+        job = faults.Run(own, clips, tmp_path / name, tmp_path / "demo")
+        with job:
+            assert job.summary()["clips"] == 1
+    faults.assert_same_rows(tmp_path / "out", tmp_path / "local")
+    for name in ("out", "local"):  # by the name alone it is the built-in one for both
+        assert EmbeddingFolder(tmp_path / name).manifest["embedding_size"] == 128
+        sha256 = EmbeddingFolder(tmp_path / name).manifest["provenance"]["weights_sha256"]
+        assert sha256 == VGGishPipeline.from_pretrained("demo").weights_sha256
+
+
+@pytest.mark.slow
+def test_one_processor_is_enough(cluster, lively_model_folder, tmp_path):
+    clips = faults.make_clips(tmp_path / "files", 3)
+    code = """
+import json, sys
+import ray
+from vggish_hf.distributed import embed_to_folder
+from vggish_hf.inputs import Clip
+ray.init("local", num_cpus=1, log_to_driver=False, object_store_memory=100 << 20)
+model, out, clips = sys.argv[1:]
+print(embed_to_folder(model, [Clip(*pair) for pair in json.loads(clips)], out).clips)
+"""
+    arguments = [str(lively_model_folder), str(tmp_path / "out"), json.dumps(clips)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=faults.SECONDS,
+    )
+    assert done.stdout.splitlines()[-1:] == ["3"], done.stderr
+    faults.assert_complete(tmp_path / "out", clips)
+
+
+@pytest.fixture
+def listener():
+    """A port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_the_cluster_of_the_tests_answers(cluster):
+    check_answers(cluster.address)
+    check_answers(None)
+    check_answers("auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nobody", "silent", "no such host", "no port"])
+def test_an_address_where_no_cluster_answers(listener, lively_model_folder, tmp_path, kind):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    address = {
+        "nobody": nobody,
+        "silent": listener,
+        "no such host": "no-such-host.invalid:6379",
+        "no port": "127.0.0.1:99999",
+    }[kind]
+    faults.make_files(tmp_path / "files", 1)
+    command = [sys.executable, "-m", "vggish_hf.cli", "embed", "files", "-o", "out/"]
+    command += ["--model", str(lively_model_folder), "--engine", "ray", "--address", address]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=faults.SECONDS
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"vggish-hf: error: No Ray cluster answers at {address!r}")
 
 
 @pytest.mark.slow
@@ -239,7 +353,7 @@ def test_the_folder_is_gone(cluster, engine, lively_model_folder, tmp_path):
             os.kill(pid, signal.SIGKILL)
         server.release()
         error = job.error()
-    assert "ClusterError: Ray has given up, what was written before is whole" in error
+    assert "ClusterError: The Ray job failed; parts already written are complete." in error
     assert "Expected a folder that all machines share" in error
 
 
@@ -275,23 +389,28 @@ def test_a_cluster_that_is_too_small(engine, lively_model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("have", "asked", "expected"),
     [
-        ({"CPU": 8.0}, (None, 1.0, None), (4, 0.0)),
-        ({"CPU": 8.0}, (None, 2.0, None), (2, 0.0)),
-        ({"CPU": 2.0}, (None, 1.0, None), (1, 0.0)),
-        ({"CPU": 32.0, "GPU": 8.0}, (None, 1.0, None), (8, 1.0)),
-        ({"CPU": 8.0, "GPU": 8.0}, (None, 1.0, None), (7, 1.0)),
-        ({"CPU": 32.0, "GPU": 2.0}, (None, 1.0, 0.5), (4, 0.5)),
-        ({"CPU": 32.0, "GPU": 2.0}, (3, 1.0, 0.0), (3, 0.0)),
+        ({"CPU": 8.0}, (None, 1.0, None), Share(4, 1.0, 0.0)),
+        ({"CPU": 8.0}, (None, 2.0, None), Share(2, 2.0, 0.0)),
+        ({"CPU": 2.0}, (None, 1.0, None), Share(1, 1.0, 0.0)),
+        ({"CPU": 32.0, "GPU": 8.0}, (None, 1.0, None), Share(8, 1.0, 1.0)),
+        ({"CPU": 8.0, "GPU": 8.0}, (None, 1.0, None), Share(7, 1.0, 1.0)),
+        ({"CPU": 32.0, "GPU": 2.0}, (None, 1.0, 0.5), Share(4, 1.0, 0.5)),
+        ({"CPU": 32.0, "GPU": 2.0}, (3, 1.0, 0.0), Share(3, 1.0, 0.0)),
+        ({"CPU": 1.0}, (None, 1.0, None), Share(1, 0.5, 0.0, 0.25, 0.25)),
+        ({"CPU": 1.0, "GPU": 1.0}, (1, 1.0, None), Share(1, 0.5, 1.0, 0.25, 0.25)),
     ],
 )
-def test_how_many_actors_fit(have, asked, expected):
-    assert fit_actors(have, *asked) == expected
+def test_how_a_cluster_is_shared(have, asked, expected):
+    share = share_cluster(have, *asked)
+    assert share == expected
+    assert share.num_actors * share.cpus_per_actor + share.cpus_per_reader <= have["CPU"]
 
 
 @pytest.mark.parametrize(
     ("have", "asked", "message"),
     [
-        ({"CPU": 1.0}, (None, 1.0, None), "at least 2 CPUs for 1 actors .* let more machines join"),
+        ({"CPU": 1.0}, (None, 4.0, None), "at least 5 CPUs for 1 actors .* let more machines join"),
+        ({"CPU": 1.0}, (2, 1.0, None), "at least 3 CPUs for 2 actors"),
         ({"CPU": 4.0, "GPU": 1.0}, (2, 1.0, None), "at least 2 GPUs for 2 actors"),
         ({"CPU": 4.0, "memory": 5e8}, (None, 1.0, None), "at least 1073741824 bytes of memory"),
         ({"CPU": 4.0}, (None, 0.0, None), "`cpus_per_actor` above 0"),
@@ -300,7 +419,7 @@ def test_how_many_actors_fit(have, asked, expected):
 )
 def test_actors_that_do_not_fit(have, asked, message):
     with pytest.raises(ValueError, match=message):
-        fit_actors(have, *asked)
+        share_cluster(have, *asked)
 
 
 def test_a_job_that_stands_still():
@@ -308,7 +427,7 @@ def test_a_job_that_stands_still():
         pytest.skip("ray is not installed")
     code = (
         "import ray, ray.data, ray.data.exceptions\n"
-        "from vggish_hf.distributed import _rows\n"
+        "from vggish_hf.distributed.ray_data import _rows\n"
         "class Dataset:\n"
         "    def iter_rows(self):\n"
         "        raise ray.data.exceptions.ExecutionTimeoutError('no progress')\n"
@@ -317,15 +436,15 @@ def test_a_job_that_stands_still():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("vggish_hf.distributed.ClusterError: Ray has given up")
+    assert last.startswith("vggish_hf.distributed.cluster.ClusterError: The Ray job failed")
     assert last.endswith("no progress")
 
 
 def test_without_its_extra():
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from vggish_hf.distributed import embed_dataset\n"
-        "embed_dataset([], 'out', model='demo')"
+        "from vggish_hf.distributed import embed_to_folder\n"
+        "embed_to_folder('demo', [], 'out')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     message = "ImportError: Embedding on a cluster needs `ray`: pip install 'vggish-hf[ray]'"

@@ -1,4 +1,4 @@
-"""That parts pass through rows of arrays and JSON as they do through `embed_clips_to_folder`."""
+"""That parts pass through rows of arrays and JSON as they do through a job on one machine."""
 
 import json
 import os
@@ -11,11 +11,18 @@ from folders import TESTS
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.audio import AudioLimits
-from vggish_hf.distributed.stages import PartEmbedder, part_row, read_part, write_part
+from vggish_hf.distributed.stages import (
+    PartEmbedder,
+    embedded_block,
+    part_row,
+    read_part,
+    write_part,
+)
 from vggish_hf.inputs import Clip
 from vggish_hf.jobs import blocks
+from vggish_hf.jobs.embedded import ClipJoiner
 from vggish_hf.jobs.job import EmbeddingJob
-from vggish_hf.jobs.to_folder import embed_clips_to_folder
+from vggish_hf.jobs.to_folder import embed_to_folder
 from vggish_hf.outputs.folder import EmbeddingFolder
 
 AUDIO = TESTS / "data" / "audio_cases"
@@ -28,8 +35,8 @@ def pipeline(small_model_folder):
 
 
 def start(pipeline, folder, postprocess="none"):
-    EmbeddingJob([], folder, pipeline, postprocess, LIMITS)
-    return str(folder)
+    with EmbeddingJob([], folder, pipeline, postprocess, LIMITS):
+        return str(folder)
 
 
 def read(pipeline, clips):
@@ -46,16 +53,26 @@ def test_the_same_as_one_machine(
     clips = [Clip(path.name, str(path)) for path in sorted(AUDIO.iterdir())]
     out = start(pipeline, tmp_path / "out", postprocess)
     embedder = PartEmbedder(str(small_model_folder), {}, out, postprocess, 5, LIMITS)
-    counts, failed = {}, {}
+    joiner = ClipJoiner(pipeline.extractor)
+    counts, failed, pieces = {}, {}, 0
     for row in read(pipeline, clips):
         for value in row.values():
             assert isinstance(value, (str, np.ndarray))
-        embedded = embedder(row)
-        done = write_part(embedded, folder=out, config=pipeline.extractor.config)
+        done = write_part(embedder(row), folder=out, config=pipeline.extractor.config)
         assert json.loads(done["error"]) is None
-        counts |= json.loads(done["counts"])
+        block = embedded_block(done, pipeline.extractor) if row["piece"] != "null" else None
+        if block is not None:
+            if (block := joiner.add(block)) is None:
+                continue
+            block.write(EmbeddingFolder(out))
+            counts |= block.counts
+            pieces += 1
+        else:
+            assert len(done["embeddings"]) == 0
+            counts |= json.loads(done["counts"])
         failed |= json.loads(done["failed"])
-    summary = embed_clips_to_folder(
+    assert (pieces > 0) == (block_examples == 12)
+    summary = embed_to_folder(
         pipeline, clips, tmp_path / "local", postprocess=postprocess, batch_size=5
     )
     assert (len(counts), sum(counts.values())) == (summary.clips, summary.examples)
@@ -112,4 +129,4 @@ def test_what_cannot_be_written_is_told(pipeline, small_model_folder, tmp_path):
     done = write_part(embedded, folder=out, config=pipeline.extractor.config)
     number, text = json.loads(done["error"])
     assert number
-    assert "run the same again" in text
+    assert "run the command again" in text

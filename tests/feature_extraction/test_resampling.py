@@ -91,6 +91,7 @@ def test_a_part_holds_as_many_clips_as_fit(shape, rate, new_rate, calls, generat
     assert torch.allclose(found, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1, 2, 3, 5, 50])
 def test_very_low_rates(rate):
     rng = np.random.Generator(np.random.PCG64(rate))

@@ -35,8 +35,8 @@ def assert_equals_golden(path, golden):
 
 
 @pytest.mark.parametrize("name", CASES.files)
-def test_golden_examples_of_real_files(name, request):
-    folder = request.path.parent / "data" / "audio_cases"
+def test_golden_examples_of_real_files(name):
+    folder = TESTS / "data" / "audio_cases"
     assert_equals_golden(folder / name, CASES[name])
 
 
@@ -122,6 +122,7 @@ def test_a_stream_checks_what_comes():
         list(extractor.stream([torch.zeros(100)], max_examples=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [None, 44_100])
 def test_export(rate, generator):
     extractor = VGGishFeatureExtractor()
@@ -132,12 +133,28 @@ def test_export(rate, generator):
         dynamic_shapes={"waveform": sizes, "sampling_rate": None},
     )
     exported = program.module()
-    waveform = 0.1 * torch.randn(3, 123_456, generator=generator)
-    assert torch.allclose(exported(waveform, rate), extractor(waveform, rate), atol=1e-4)
+    # one clip or several, and lengths that give whole blocks of the resampler, too
+    for shape in ((3, 123_456), (1, 88_200), (2, 132_300)):
+        waveform = 0.1 * torch.randn(*shape, generator=generator)
+        assert torch.allclose(exported(waveform, rate), extractor(waveform, rate), atol=1e-4)
     # What was traced left no fake tensor in a cache.
     assert torch.isfinite(extractor(waveform, rate)).all()
 
 
+def test_vmap(generator):
+    extractor = VGGishFeatureExtractor()
+    waveform = 0.1 * torch.randn(2, 3, 44_100, generator=generator)
+    mapped = torch.vmap(lambda clip: extractor(clip, 44_100))(waveform)
+    assert torch.allclose(mapped, extractor(waveform, 44_100), atol=1e-5)
+
+
+def test_times_are_rounded_once():
+    extractor = VGGishFeatureExtractor(VGGishFeatureConfig(example_hop_seconds=0.1))
+    assert extractor.example_times(12).tolist() == [i / 10 for i in range(12)]
+    assert extractor.example_times(2, first_example=3).tolist() == [0.3, 0.4]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [None, 44_100])
 def test_compiles_as_one_graph(rate, generator):
     extractor = VGGishFeatureExtractor()

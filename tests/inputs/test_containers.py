@@ -6,6 +6,7 @@ import pickle
 import random
 import sys
 import tarfile
+import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -15,8 +16,8 @@ import pytest
 from file_server import FileServer
 
 from vggish_hf.audio import _worker
-from vggish_hf.inputs import MAX_CLIP_BYTES, Clip, readable_id
-from vggish_hf.inputs.containers import is_container, list_container
+from vggish_hf.inputs import MAX_CLIP_BYTES, Clip, readable_id, tars
+from vggish_hf.inputs.containers import list_container
 from vggish_hf.inputs.stores import NoAudioError, StoredFile
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -45,9 +46,17 @@ def stored(path):
     return StoredFile(os.fspath(path), os.path.basename(path))
 
 
+def clips_in(file):
+    """The clips of a container, and the container itself where it has a problem."""
+    contents = list_container(file)
+    clips = [Clip(f"{file.name}/{label}", file.path, *m) for label, m in contents.members.items()]
+    damaged = [Clip(file.name, file.path, problem=contents.problem)] * bool(contents.problem)
+    return clips + damaged
+
+
 def listed(file):
     """The clips without problems by id, and the problems."""
-    clips = list_container(file)
+    clips = clips_in(file)
     problems = [clip.problem for clip in clips if clip.problem is not None]
     return {clip.id: clip for clip in clips if clip.problem is None}, problems
 
@@ -97,6 +106,7 @@ def test_hostile_members(tmp_path):
         member("pipe.wav", type=tarfile.FIFOTYPE),
         member("folder.wav", type=tarfile.DIRTYPE),
         member("._a.wav", b"3"),
+        member("__MACOSX/a.wav", b"3"),
         member("x/.hidden/a.wav", b"4"),
         member("../.hidden.wav", b"5"),
         member("last.wav", b"6"),
@@ -106,6 +116,8 @@ def test_hostile_members(tmp_path):
     assert list(clips) == ids
     assert [clip.load() for clip in clips.values()] == [b"1", b"2", b"6"]
     assert not problems
+    hidden = list_container(stored(tmp_path / "s.tar")).hidden
+    assert hidden == ["x/.hidden/a.wav", "../.hidden.wav"]
     assert sorted(os.listdir(tmp_path)) == ["outside.wav", "s.tar"]
 
 
@@ -132,7 +144,7 @@ def test_sparse_members(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems decode names otherwise")
 def test_member_names_that_are_no_utf_8(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
-    (clip,) = list_container(write_tar(tmp_path / "s.tar", [member(name, b"1")], "gnu"))
+    (clip,) = clips_in(write_tar(tmp_path / "s.tar", [member(name, b"1")], "gnu"))
     assert (clip.id, clip.member) == ("s.tar/caf\\xe9.wav", "caf\\xe9.wav")
     assert clip.id.encode()
     assert clip.load() == b"1"
@@ -151,7 +163,9 @@ class TestDamage:
         assert list(clips) == list(whole)[: len(clips)]
         assert [clips[f"s.tar/{i}.wav"].load() for i in range(5)] == [content(i) for i in range(5)]
         (problem,) = problems
-        assert problem.startswith("'s.tar' cannot be read: ReadError: no uncompressed tar that is ")
+        assert problem.startswith(
+            "'s.tar' cannot be read: ReadError: Not a complete, uncompressed tar"
+        )
         with pytest.raises(OSError, match=r"'s.tar/5.wav' is cut short: 100 of 2000 bytes came"):
             whole["s.tar/5.wav"].load()
 
@@ -171,19 +185,22 @@ class TestDamage:
         assert not clips
         assert len(problems) == 1
 
-    @pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "s.tgz"])
+    @pytest.mark.parametrize("name", ["s.tar.gz", "s.tgz"])
     def test_compressed(self, tmp_path, name):
-        assert is_container(name)
         with tarfile.open(tmp_path / name, "w:gz") as archive:
-            archive.addfile(*member("a.wav", b"1"))
+            for number in range(9):
+                archive.addfile(*member(f"{number}.wav", content(number)))
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         clips, (problem,) = listed(stored(tmp_path / name))
-        assert not clips
-        assert "no uncompressed tar that is whole" in problem
+        assert 0 < len(clips) < 9
+        assert next(iter(clips.values())).load() == content(0)
+        assert "Not a complete tar, gzipped: Compressed file ended before" in problem
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
     @pytest.mark.parametrize("name", ["s.tar", "s.parquet"])
     def test_not_there_or_no_file(self, tmp_path, name):
-        (clip,) = list_container(stored(tmp_path / name))
+        (clip,) = clips_in(stored(tmp_path / name))
         with pytest.raises(ValueError, match=f"Expected a file, there is none at '{name}'"):
             clip.load()
         os.mkfifo(tmp_path / name)
@@ -216,7 +233,7 @@ def test_a_process_that_decodes_has_room_for_the_largest_clip():
 
 
 def test_containers_without_audio(tmp_path):
-    with pytest.raises(NoAudioError, match=r"Expected audio in 's.tar', it holds none"):
+    with pytest.raises(NoAudioError, match=r"No audio found in 's.tar'"):
         list_container(write_tar(tmp_path / "s.tar", [member("a.json", b"{}")]))
     pq.write_table(pa.table({"id": [1]}), tmp_path / "s.parquet")
     with pytest.raises(NoAudioError, match=r"Expected one column of audio: .* has id: int64"):
@@ -225,12 +242,17 @@ def test_containers_without_audio(tmp_path):
 
 def test_rows(tmp_path):
     pq.write_table(pa.table({"id": ["x", "y"], "wav": [b"1", b"22"]}), tmp_path / "s.parquet")
-    clips = list_container(stored(tmp_path / "s.parquet"))
+    clips = clips_in(stored(tmp_path / "s.parquet"))
     path = str(tmp_path / "s.parquet")
-    assert clips == [Clip("s.parquet/x", path, "0"), Clip("s.parquet/y", path, "1")]
+    assert clips == [Clip("s.parquet/x", path, "x", 0), Clip("s.parquet/y", path, "y", 1)]
     assert [clip.load() for clip in clips] == [b"1", b"22"]
     with pytest.raises(ValueError, match=r"at most 1 bytes, 's.parquet/y, row 1' has 2"):
         clips[1].load(max_bytes=1)
+
+
+def test_a_member_of_a_file_that_is_no_container():
+    with pytest.raises(ValueError, match=r"'a/b' is in a file of another kind"):
+        Clip("a/b", "a.wav", "b", 0, 1).load()
 
 
 def test_local_files_are_not_read():
@@ -243,9 +265,10 @@ def clips(tmp_path):
     data = [content(number) for number in range(30)]
     tar = write_tar(tmp_path / "s.tar", [member(f"{i}.wav", part) for i, part in enumerate(data)])
     pq.write_table(pa.table({"wav": data}), tmp_path / "s.parquet", row_group_size=7)
-    return list_container(tar) + list_container(stored(tmp_path / "s.parquet")), data * 2
+    return clips_in(tar) + clips_in(stored(tmp_path / "s.parquet")), data * 2
 
 
+@pytest.mark.slow
 def test_threads_and_processes(clips):
     clips, data = clips
     with ThreadPoolExecutor(4) as pool:
@@ -265,17 +288,111 @@ def test_a_member_on_the_web_takes_no_more_than_it_has(tmp_path):
     write_tar(tmp_path / "s.tar", [member(f"{i}.wav", part) for i, part in enumerate(data)])
     with FileServer({"s.tar": (tmp_path / "s.tar").read_bytes()}) as server:
         url = f"{server.url}/s.tar"
-        clips = list_container(StoredFile(url, url))
+        clips = clips_in(StoredFile(url, url))
         assert [clip.id for clip in clips] == [f"{url}/{i}.wav" for i in range(4)]
         assert server.sent < 6 << 20  # of twelve: a MiB for each header, and the end
         server.sent = 0
         assert clips[2].load() == data[2]
         assert server.sent == 3 << 20
         server.has_ranges = False
-        assert "cannot be read" in list_container(StoredFile(url, url))[-1].problem
+        assert "cannot be read" in clips_in(StoredFile(url, url))[-1].problem
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_ids_are_text():
     assert readable_id("Ünï/cödé.wav") == "Ünï/cödé.wav"
     assert readable_id(os.fsdecode(b"\xff.wav")) == "\\xff.wav"
+
+
+LITTER = ("._a.wav", "__MACOSX/x/a.wav", "x/.ipynb_checkpoints/a.wav", "x/Thumbs.db", ".DS_Store")
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip", "parquet"])
+def test_litter_in_all_kinds(tmp_path, ending):
+    path = tmp_path / f"s.{ending}"
+    files = dict.fromkeys((*LITTER, "x/a.wav"), b"1")
+    if ending == "parquet":
+        pq.write_table(pa.table({"path": list(files), "wav": list(files.values())}), path)
+    elif ending == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz" if ending == "tar.gz" else "w") as archive:
+            for name, data in files.items():
+                archive.addfile(*member(name, data))
+    contents = list_container(stored(path))
+    assert list(contents.members) == ["x/a.wav"]
+    assert (contents.hidden, contents.problem) == ([], None)
+
+
+def test_a_name_that_an_earlier_copy_was_given(tmp_path):
+    ids = ["a", "a", "a#2", "a", "a#2"]
+    pq.write_table(pa.table({"id": ids, "wav": [b"1"] * 5}), tmp_path / "s.parquet")
+    assert list(list_container(stored(tmp_path / "s.parquet")).members) == [
+        *("a", "a#2", "a#2#2", "a#3", "a#2#3"),
+    ]
+
+
+def test_threads_read_a_gzipped_tar_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "_BLOCK_BYTES", 3000)
+    monkeypatch.setattr(tars, "_RECENT_BLOCKS", 3)
+    data = [content(number) for number in range(60)]
+    with tarfile.open(tmp_path / "s.tgz", "w:gz") as archive:
+        for number, part in enumerate(data):
+            archive.addfile(*member(f"{number}.wav", part))
+    clips = clips_in(stored(tmp_path / "s.tgz"))
+    order = random.Random(0).sample(range(60), 60)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda i: clips[i].load(), order)) == [data[i] for i in order]
+    with pytest.raises(ValueError, match="at most 10 bytes"):
+        clips[0].load(10)
+
+
+def test_a_gzipped_tar_on_the_web(tmp_path):
+    with tarfile.open(tmp_path / "s.tgz", "w:gz") as archive:
+        for number in range(3):
+            archive.addfile(*member(f"{number}.wav", content(number)))
+    with FileServer({"s.tgz": (tmp_path / "s.tgz").read_bytes()}) as server:
+        clips = clips_in(StoredFile(f"{server.url}/s.tgz", "s.tgz"))
+        assert [clip.load() for clip in clips] == [content(number) for number in range(3)]
+
+
+def packed(kind):
+    data = {"zip": b"PK\x05\x06" + bytes(18), "html": b"\n<!DOCTYPE html><html>"}
+    if kind in data:
+        return data[kind]
+    if kind in ("gz", "xz", "bz2", ""):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode=f"w:{kind}") as archive:
+            archive.addfile(*member("a.wav", content(0)))
+        return file.getvalue()
+    return pq_bytes()
+
+
+def pq_bytes():
+    file = io.BytesIO()
+    pq.write_table(pa.table({"wav": [b"1"]}), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("s.tar", "zip", "is a zip without members; name it .zip"),
+        ("s.tar", "gz", "is compressed by gzip; name it .tar.gz"),
+        ("s.tar", "xz", "is compressed by xz; unpack it first"),
+        ("s.tar", "bz2", "is compressed by bzip2; unpack it first"),
+        ("s.tar", "parquet", "is a Parquet file; name it .parquet"),
+        ("s.tar.gz", "xz", "is compressed by xz; unpack it first"),
+        ("s.tgz", "", "is an uncompressed tar; name it .tar"),
+        ("s.zip", "", "is an uncompressed tar; name it .tar"),
+        ("s.zip", "html", "is a web page; download the file itself"),
+        ("s.parquet", "gz", "is compressed by gzip; name it .tar.gz"),
+    ],
+)
+def test_what_is_named_as_another_kind(tmp_path, name, kind, message):
+    (tmp_path / name).write_bytes(packed(kind))
+    _, (problem,) = listed(stored(tmp_path / name))
+    ending = name[1:]
+    assert problem == f"Expected a {ending} file, {name!r} {message}"

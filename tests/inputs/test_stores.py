@@ -79,8 +79,12 @@ def stored(url):
     return StoredFile(url, url)
 
 
+def find(url, endings=ENDINGS):
+    return find_remote(url, endings, lambda *_: None)
+
+
 def found(url):
-    files, is_search = find_remote(url, ENDINGS)
+    files, is_search = find(url)
     return [file.name for file in files], is_search
 
 
@@ -91,12 +95,12 @@ class TestFind:
 
     def test_compressed_tars_in_a_folder(self, memory):
         memory.pipe_file("/z/s.tar.gz", CONTENT)
-        assert find_remote("memory://z", {".tar.gz"})[0] == [stored("memory:///z/s.tar.gz")]
+        assert find("memory://z", {".tar.gz"})[0] == [stored("memory:///z/s.tar.gz")]
 
     def test_a_file_on_the_web_is_not_asked_for(self, server):
         url = f"{server.url}/gone.wav?number=3"
         assert found(f"{url}&token=1") == ([url], False)
-        assert find_remote(f"{url}&token=1", ENDINGS)[0][0].path == f"{url}&token=1"
+        assert find(f"{url}&token=1")[0][0].path == f"{url}&token=1"
 
     def test_a_glob_on_the_web(self, server):
         names = [f"{server.url}/b/c.WAV", f"{server.url}/b/d.tar"]
@@ -114,7 +118,7 @@ class TestFind:
     def test_a_dataset_on_the_hub_is_read_at_one_commit(self, hub):
         first = hub.add("org/sounds", {"x/a.wav": b"one", "b.wav": b"b"}, repo_type="dataset")
         url = "hf://datasets/org/sounds"
-        files, is_search = find_remote(url, ENDINGS)
+        files, is_search = find(url)
         assert is_search
         assert files == [
             (f"{url}@{first}/b.wav", f"{url}/b.wav"),
@@ -122,7 +126,7 @@ class TestFind:
         ]
         second = hub.add("org/sounds", {"x/a.wav": b"other"}, repo_type="dataset")
         assert read_file(files[1], 100) == b"one"
-        files, _ = find_remote(f"{url}@main/x/*.wav", ENDINGS)
+        files, _ = find(f"{url}@main/x/*.wav")
         assert [file.path for file in files] == [f"{url}@{second}/x/a.wav"]
         assert read_file(files[0], 100) == b"other"
 
@@ -131,12 +135,12 @@ class TestFind:
         hub.add("org/birds", {"b.wav": b"1"}, repo_type="dataset")
         url = "hf://datasets/org/birds@feature"
         expected = f"hf://datasets/org/birds@{commit}/a.wav"
-        assert find_remote(url, ENDINGS)[0] == [(expected, f"{url}/a.wav")]
-        assert find_remote(f"{url}/a.wav", ENDINGS)[0] == [(expected, f"{url}/a.wav")]
+        assert find(url)[0] == [(expected, f"{url}/a.wav")]
+        assert find(f"{url}/a.wav")[0] == [(expected, f"{url}/a.wav")]
 
     def test_there_is_no_such_dataset(self):
         with pytest.raises(FileNotFoundError, match="none at 'hf://datasets/org/missing'"):
-            find_remote("hf://datasets/org/missing", ENDINGS)
+            find("hf://datasets/org/missing")
 
 
 class TestRead:
@@ -289,6 +293,7 @@ for scheme in ("s3", "gs", "https"):
             assert package in line
 
 
+@pytest.mark.slow
 def test_local_files_need_no_fsspec(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     code = f"""

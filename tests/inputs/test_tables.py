@@ -13,7 +13,7 @@ from file_server import FileServer
 
 from vggish_hf.inputs import tables
 from vggish_hf.inputs.stores import NoAudioError, StoredFile
-from vggish_hf.inputs.tables import find_audio_column, list_rows, read_row
+from vggish_hf.inputs.tables import find_audio_column, list_members, list_rows, read_row
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LIMIT = 1 << 20
@@ -88,11 +88,19 @@ class TestIds:
         assert list_rows(write(columns)) == ["f", "g", "h"]
         assert list_rows(write({**columns, "id": [7, 8, 9]})) == ["7", "8", "9"]
 
+    def test_a_column_that_names_rows_more_than_once(self, write):
+        """As in tars, the second and later ones of a name get a number."""
+        columns = {"wav": [b"1", b"2"], "key": ["k", "k"], "id": ["a", None], "path": ["p", "p"]}
+        assert list_rows(write(columns)) == ["k", "k"]
+        assert [m.name for m in list_members(write({**columns, "video_id": ["v", "w"]}))] == list(
+            "vw"
+        )
+
     def test_the_path_beside_the_bytes(self, write):
         cells = [{"bytes": b"1", "path": "a.wav"}, {"bytes": b"2", "path": "b.wav"}]
         assert list_rows(write({"audio": pa.array(cells, AUDIO)})) == ["a.wav", "b.wav"]
         assert list_rows(write({"audio": pa.array([*cells, None], AUDIO)})) == ["0", "1", "2"]
-        assert list_rows(write({"audio": pa.array(cells * 2, AUDIO)})) == ["0", "1", "2", "3"]
+        assert list_rows(write({"audio": pa.array(cells * 2, AUDIO)})) == ["a.wav", "b.wav"] * 2
 
     def test_values_that_are_no_utf_8(self, write):
         values = pa.array([b"caf\xe9.wav", b"b.wav"], pa.binary())
@@ -100,6 +108,10 @@ class TestIds:
         columns = {"audio": [b"1", b"2"], "file_name": names}
         assert list_rows(write(columns)) == ["0", "1"]
         assert list_rows(write({**columns, "path": ["a", "b"]})) == ["a", "b"]
+
+    def test_texts_that_are_no_names(self, write):
+        columns = {"wav": [b"1", b"2"], "id": ["a" * 4097, "b"], "path": ["p", "q"]}
+        assert list_rows(write(columns)) == ["p", "q"]
 
     def test_many_rows_of_nothing(self, write):
         nothing = {"audio": pa.nulls(1001, pa.binary())}

@@ -1,3 +1,5 @@
+"""Archives as they are read, one header after the other; hostile and damaged ones."""
+
 import io
 import random
 import struct
@@ -6,14 +8,23 @@ import tarfile
 import pytest
 from clip_sources import write_tar
 
-from vggish_hf.inputs.tars import ARCHIVE_ERRORS, open_archive, read_member, read_members
+from vggish_hf.inputs.tars import ARCHIVE_ERRORS, check_member, open_archive, read_members
 
 FILES = {"a/one.bin": b"1" * 700, f"{'long' * 40}/two.bin": b"2" * 512, "empty.bin": b""}
 
 
 def read(path, max_bytes=1 << 20):
     with open_archive(path) as file:
-        return {m.name: read_member(file, m, max_bytes) for m in read_members(file) if m.isfile()}
+        return {m.name: content_of(file, m, max_bytes) for m in read_members(file) if m.isfile()}
+
+
+def content_of(file, member, max_bytes=1 << 20):
+    check_member(member, max_bytes)
+    file.seek(member.offset_data)
+    content = file.read(member.size)
+    if len(content) < member.size:
+        raise tarfile.ReadError("cut short")
+    return content
 
 
 def archive_of(path, **fields):
@@ -68,9 +79,9 @@ def test_refuses_hostile_members(tmp_path, fields, message):
     path = archive_of(tmp_path / "x.tar", **fields)
     with open_archive(path) as file:
         members = read_members(file)
-        assert read_member(file, next(members), 100) == b""
+        assert content_of(file, next(members)) == b""
         with pytest.raises(tarfile.ReadError, match=message):
-            read_member(file, next(members), 100)
+            check_member(next(members), 100)
 
 
 def test_a_huge_member_costs_nothing(tmp_path):
@@ -79,7 +90,7 @@ def test_a_huge_member_costs_nothing(tmp_path):
         members = read_members(file)
         next(members)
         with pytest.raises(tarfile.ReadError, match=f"claims {1 << 62} bytes"):
-            read_member(file, next(members), 1 << 30)
+            check_member(next(members), 1 << 30)
 
 
 def test_a_negative_size_does_not_lead_back_for_ever(tmp_path):

@@ -1,6 +1,5 @@
 """That blocks hold whole clips, are bounded, and become what the pipeline makes of each clip."""
 
-import os
 import threading
 from contextlib import closing
 
@@ -13,7 +12,8 @@ from vggish_hf import VGGishPipeline
 from vggish_hf.audio import AudioError, AudioLimits, IsolatedDecoders, open_audio
 from vggish_hf.inputs import Clip, make_decoder
 from vggish_hf.jobs import blocks as blocks_module
-from vggish_hf.jobs.blocks import BlockEmbedder, read_blocks
+from vggish_hf.jobs.blocks import read_blocks
+from vggish_hf.jobs.embedded import BlockEmbedder, ClipJoiner
 from vggish_hf.outputs.folder import EmbeddingFolder
 
 # Batches of other sizes add in another order.
@@ -76,7 +76,7 @@ def test_those_that_fail_are_named(pipeline, make_clip, monkeypatch):
     ]
     first, second = read(pipeline, clips)
     assert first.failed.keys() == {"none", "problem"}
-    assert "there is none at '/none.wav'" in first.failed["none"]
+    assert "No such audio file: '/none.wav'" in first.failed["none"]
     assert first.failed["problem"] == "the archive is damaged"
     assert (first.counts, second.counts, second.failed) == ({"3": 3}, {"2": 2}, {})
     (alone,) = read(pipeline, clips[:1])
@@ -92,37 +92,88 @@ def test_an_error_that_is_not_the_clip_s_is_raised(pipeline, make_clip):
         list(read_blocks([make_clip("1", 1)], pipeline.extractor, broken))
 
 
-def test_a_long_clip_is_alone_and_not_read_to_its_end(pipeline, make_clip, monkeypatch):
+def embed_joined(pipeline, blocks, order=lambda embedded: embedded):
+    joiner = ClipJoiner(pipeline.extractor)
+    with BlockEmbedder(pipeline, "none", 32) as embedder:
+        embedded = [embedder.start(block)() for block in blocks]
+    return [whole for block in order(embedded) if (whole := joiner.add(block)) is not None]
+
+
+def test_a_long_clip_comes_in_pieces_and_is_decoded_once(pipeline, make_clip, monkeypatch):
     monkeypatch.setattr(blocks_module, "BLOCK_EXAMPLES", 40)
-    clips = [make_clip("3", 3), make_clip("400", 400), make_clip("2", 2)]
-    given = []
+    clips = [make_clip("3", 3), make_clip("100", 100), make_clip("2", 2)]
+    opened, samples = [], []
 
     def count(clip):
+        opened.append(clip.id)
         stream = open_audio(clip.load())
-        return stream._replace(blocks=(given.append(clip.id) or block for block in stream.blocks))
+        return stream._replace(blocks=(samples.append(len(b)) or b for b in stream.blocks))
 
-    long, rest = read_blocks(clips, pipeline.extractor, count)
-    assert (long.long, dict(long.counts), len(long.examples)) == (clips[1], {}, 0)
-    assert dict(rest.counts) == {"3": 3, "2": 2}
-    assert given.count("400") < 400 * 0.96 / 20
-    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long)()
-    assert embedded.counts == {"400": 400}
+    blocks = list(read_blocks(clips, pipeline.extractor, count))
+    assert [(dict(block.counts), block.piece) for block in blocks] == [
+        ({"3": 3}, None),
+        ({"100": 40}, (0, False)),
+        ({"100": 40}, (1, False)),
+        ({"100": 20}, (2, True)),
+        ({"2": 2}, None),
+    ]
+    assert sorted(opened) == ["100", "2", "3"]
+    assert sum(samples) == sum(15_600 + 15_360 * (n - 1) for n in (3, 100, 2))
     expected = pipeline(clips[1].path)
-    assert torch.equal(embedded.outputs["400"].embeddings, expected.embeddings)
-    assert torch.equal(embedded.outputs["400"].start_seconds, expected.start_seconds)
-    os.unlink(clips[1].path)
-    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
-        embedded = embedder.start(long)()
-    assert embedded.outputs == {}
-    assert "there is none" in embedded.failed["400"]
+    for order in (
+        list,
+        lambda embedded: embedded[::-1],
+        lambda embedded: embedded[2:] + embedded[:3],
+    ):
+        (long,) = [
+            block.outputs["100"]
+            for block in embed_joined(pipeline, blocks, order)
+            if "100" in block.outputs
+        ]
+        assert torch.allclose(long.embeddings, expected.embeddings, **TOLERANCE)
+        assert torch.equal(long.start_seconds, expected.start_seconds)
+
+
+@pytest.mark.parametrize("examples", [39, 40, 41, 80, 81])
+def test_the_edges_of_a_block(pipeline, make_clip, monkeypatch, examples):
+    monkeypatch.setattr(blocks_module, "BLOCK_EXAMPLES", 40)
+    clip = make_clip(f"{examples}", examples)
+    blocks = read(pipeline, [clip])
+    assert all(0 < len(block.examples) <= 40 for block in blocks)
+    assert (blocks[0].piece is None) == (examples <= 40)
+    (whole,) = embed_joined(pipeline, blocks)
+    assert whole.counts == {clip.id: examples}
+    expected = pipeline(clip.path).embeddings
+    assert torch.allclose(whole.outputs[clip.id].embeddings, expected, **TOLERANCE)
+
+
+def test_a_long_clip_that_fails_late_has_no_rows(pipeline, make_clip, monkeypatch):
+    monkeypatch.setattr(blocks_module, "BLOCK_EXAMPLES", 40)
+    clips = [make_clip("3", 3), make_clip("100", 100), make_clip("2", 2)]
+
+    def broken(clip):
+        def blocks():
+            yield torch.zeros(15_360 * 90)
+            raise ValueError("lost sync")
+
+        stream = open_audio(clip.load())
+        return stream._replace(blocks=blocks()) if clip.id == "100" else stream
+
+    blocks = list(read_blocks(clips, pipeline.extractor, broken))
+    assert any(block.piece is not None for block in blocks)
+    found, failed = {}, {}
+    for block in embed_joined(pipeline, blocks):
+        found |= block.counts
+        failed |= block.failed
+    assert found == {"3": 3, "2": 2}
+    assert failed == {"100": "lost sync"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_rows_go_back_to_their_clips(pipeline, make_clip, batch_size):
     clips = [make_clip("3", 3), Clip("none", "/none.wav"), make_clip("5", 5)]
     (block,) = read(pipeline, clips)
-    with BlockEmbedder(pipeline, "none", batch_size, decode) as embedder:
+    with BlockEmbedder(pipeline, "none", batch_size) as embedder:
         first, second = embedder.start(block), embedder.start(block)
         embedded, again = first(), second()
     assert embedded.counts == {"3": 3, "5": 5}
@@ -140,21 +191,21 @@ def test_clips_without_an_example(lively_model_folder, make_clip):
     soundfile.write(short.path, np.zeros(100), 16_000, format="WAV")
     (block,) = read(pipeline, [short])
     assert dict(block.counts) == {"short": 0}
-    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
+    with BlockEmbedder(pipeline, "none", 32) as embedder:
         embedded = embedder.start(block)()
     assert embedded.outputs["short"].embeddings.shape == (0, 128)
 
 
 def test_what_is_written(pipeline, make_clip, tmp_path):
     (block,) = read(pipeline, [make_clip("2", 2), Clip("none", "/none.wav")])
-    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
+    with BlockEmbedder(pipeline, "none", 32) as embedder:
         embedded = embedder.start(block)()
     folder = EmbeddingFolder(tmp_path / "out")
     folder.start({}, 128, torch.float32)
     for _ in range(2):
         embedded.write(folder)
         assert len(list(folder.path.glob("part-*.parquet"))) == 1
-    assert list(folder.ids()) == ["2"]
+    assert list(folder.completed_ids()) == ["2"]
     assert folder.failed().keys() == {"none"}
 
 
@@ -164,11 +215,11 @@ def test_a_try_that_finds_less_replaces_nothing(pipeline, make_clip, tmp_path):
     ]
     folder = EmbeddingFolder(tmp_path / "out")
     folder.start({}, 128, torch.float32)
-    with BlockEmbedder(pipeline, "none", 32, decode) as embedder:
+    with BlockEmbedder(pipeline, "none", 32) as embedder:
         for (block,) in blocks:
             embedder.start(block)().write(folder)
     assert folder.finish() == 2
-    assert sorted(folder.ids()) == ["1", "2"]
+    assert sorted(folder.completed_ids()) == ["1", "2"]
     assert folder.failed() == {}
 
 

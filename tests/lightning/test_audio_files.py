@@ -117,8 +117,7 @@ def test_skipped_files_are_not_read(extractor, tmp_path):
     assert collect(batches) == (
         {},
         {
-            str(tmp_path / "gone"): f"Expected an audio file, there is "
-            f"none at {str(tmp_path / 'gone')!r}"
+            str(tmp_path / "gone"): f"No such audio file: {str(tmp_path / 'gone')!r}",
         },
     )
 

@@ -610,7 +610,7 @@ class TestFolders:
             ({"pretrained": "org/other"}, "Expected classes, task, config, .* got .*, pretrained$"),
             ({"classifier_type": "ASTModel"}, "got that of a 'ASTModel'"),
             ({"head": {"kind": "linear", "depth": 3}}, "HeadConfig has no 'depth'"),
-            ({"config": {"hidden_size": 1 << 40}}, "sizes from 1 to 65536"),
+            ({"config": {"hidden_size": 1 << 40}}, "`hidden_size` to be an int from 1 to 65536"),
             ({"classes": "abc"}, "`classes` to be a list of names .*, got 'abc'"),
         ],
     )

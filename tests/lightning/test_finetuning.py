@@ -117,6 +117,7 @@ class Save(pl.Callback):
         trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted_after", [0, 1, 2, 4])
 def test_resumed_as_never_interrupted(interrupted_after, clips, tmp_path):
     whole = make_classifier()

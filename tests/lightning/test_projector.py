@@ -43,6 +43,7 @@ def fit(clips, *callbacks, task="single_label", epochs=1, **options):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
 def test_beside_the_metrics(task, clips, tmp_path):
     logger = CSVLogger(tmp_path)
@@ -93,6 +94,7 @@ def test_a_step_of_ones_own_must_give_what_is_drawn(clips, tmp_path):
         trainer.fit(Silent(CLASSES, config=TINY), load(clips, 4), load(clips, 4))
 
 
+@pytest.mark.slow
 def test_in_tensorboard(clips, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -230,6 +232,7 @@ def test_two_processes_draw_once(clips, tmp_path):
         from lightning.pytorch.loggers import CSVLogger
         from tones import CLASSES, TINY, load, make_trainer
         from vggish_hf.lightning import EmbeddingProjector, VGGishClassifier
+from vggish_hf.plotting import draw_confusion
 
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is", FutureWarning)
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")

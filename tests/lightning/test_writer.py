@@ -139,7 +139,7 @@ def test_provenance_is_the_pipeline_s(small_model_folder, tmp_path):
 def test_it_goes_on(small_model_folder, tmp_path, expected):
     module = VGGishEmbedder(small_model_folder)
     predict(module, files(PATHS[:6]), VGGishEmbeddingWriter(tmp_path, clips_per_part=2))
-    done = set(EmbeddingFolder(tmp_path).ids())
+    done = set(EmbeddingFolder(tmp_path).completed_ids())
     assert 1 < len(done) < 6 + 1
     parts = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
     computed = Computed()
@@ -163,7 +163,7 @@ def test_a_clip_without_an_example_is_done(small_model_folder, tmp_path):
         embeddings = VGGishEmbeddingWriter(tmp_path / "out")
         predict(VGGishEmbedder(pipe), files([short]), embeddings, computed)
         assert computed.ids == expected
-        assert list(embeddings.folder.ids()) == [str(short)]
+        assert list(embeddings.folder.completed_ids()) == [str(short)]
         assert embeddings.folder.failed() == {}
 
 
@@ -211,7 +211,7 @@ def test_weights_of_no_file_are_told_apart(small_model, tmp_path):
     with torch.no_grad():
         small_model.fc2.bias[0] += 1
     try:
-        with pytest.raises(ValueError, match="state_sha256"):
+        with pytest.raises(ValueError, match="weights_sha256"):
             predict(module, files(PATHS[:2]), VGGishEmbeddingWriter(tmp_path))
     finally:
         with torch.no_grad():
@@ -267,11 +267,11 @@ def test_an_id_and_its_row_are_enough(tmp_path):
             ("c", 2, 1.92, 5.0),
         ]
     ]
-    assert sorted(embeddings.folder.ids()) == ["a", "b", "c", "d"]
+    assert sorted(embeddings.folder.completed_ids()) == ["a", "b", "c", "d"]
     assert "state_sha256" in embeddings.folder.manifest["provenance"]
 
 
-@pytest.mark.filterwarnings("ignore:predict returned None if it was on purpose")
+@pytest.mark.filterwarnings("ignore:predict returned None:UserWarning")
 def test_a_step_without_rows(tmp_path):
     class Sparing(pl.LightningModule):
         def predict_step(self, batch, batch_idx):
@@ -284,7 +284,7 @@ def test_a_step_without_rows(tmp_path):
         accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[writer]
     )
     trainer.predict(Sparing(), loader, return_predictions=False)
-    assert sorted(EmbeddingFolder(tmp_path / "out").ids()) == ["a", "c"]
+    assert sorted(EmbeddingFolder(tmp_path / "out").completed_ids()) == ["a", "c"]
 
 
 def test_the_module_s_front_end_says_the_times(tmp_path):
@@ -314,7 +314,7 @@ def test_other_weights_of_one_s_own_are_refused(tmp_path):
     module = Own([{"id": ["a"], "embedding": rows(1.0)}])
     predict(module, None, VGGishEmbeddingWriter(tmp_path))
     torch.nn.init.zeros_(module.weight)
-    with pytest.raises(ValueError, match="state_sha256"):
+    with pytest.raises(ValueError, match="weights_sha256"):
         predict(module, None, VGGishEmbeddingWriter(tmp_path))
 
 
@@ -324,7 +324,7 @@ def test_weights_that_a_checkpoint_brings_are_the_ones_that_count(tmp_path):
     predict(module, None, VGGishEmbeddingWriter(out))
     state = {"weight": torch.zeros(1)}
     torch.save({"state_dict": state, "pytorch-lightning_version": pl.__version__}, tmp_path / "c")
-    with pytest.raises(ValueError, match="state_sha256"):
+    with pytest.raises(ValueError, match="weights_sha256"):
         predict(module, None, VGGishEmbeddingWriter(out), ckpt_path=tmp_path / "c")
 
 
@@ -334,6 +334,28 @@ def test_a_module_s_own_provenance(tmp_path):
     embeddings = VGGishEmbeddingWriter(tmp_path)
     predict(module, None, embeddings)
     assert embeddings.folder.manifest["provenance"] == module.provenance()
+
+
+def test_a_folder_that_another_job_writes_is_refused(tmp_path):
+    module = Own([{"id": ["a"], "embedding": rows(1.0)}])
+    out = tmp_path / "out"
+    with EmbeddingFolder(out).lock(), pytest.raises(OSError, match="is writing it"):
+        predict(module, None, VGGishEmbeddingWriter(out))
+    predict(module, None, VGGishEmbeddingWriter(out))
+    broken = Own([{"id": ["b"], "embedding": rows(1.0)}, {"id": ["c"]}])
+    with pytest.raises(Exception, match="embedding"):
+        predict(broken, None, VGGishEmbeddingWriter(out))
+    predict(module, None, VGGishEmbeddingWriter(out))  # which the one that failed has let go of
+    assert not (out / ".embeddings.lock").exists()
+
+
+def test_weights_that_changed_in_memory_are_refused(small_model_folder, tmp_path):
+    pipe = VGGishPipeline.from_pretrained(small_model_folder)
+    predict(VGGishEmbedder(pipe), files(PATHS[:1]), VGGishEmbeddingWriter(tmp_path / "out"))
+    with torch.no_grad():
+        pipe.model.fc2.weight.mul_(2)
+    with pytest.raises(ValueError, match=r"weights_sha256: '.*', now 'in-memory:"):
+        predict(VGGishEmbedder(pipe), files(PATHS), VGGishEmbeddingWriter(tmp_path / "out"))
 
 
 def test_a_failure_takes_its_parts_back(tmp_path):
@@ -392,7 +414,7 @@ def test_many_failures_are_listed_in_a_file(tmp_path, caplog):
     lines = report.splitlines()
     assert lines[0] == f"0 clips in {tmp_path}, 25 failed"
     assert lines[1:11] == [f"failed: {number:02}: gone" for number in range(10)]
-    assert lines[11:] == [f"all that failed: {EmbeddingFolder(tmp_path).left_out_path}"]
+    assert lines[11:] == [f"all that failed: {EmbeddingFolder(tmp_path).failed_path}"]
 
 
 def test_predictions_that_are_refused_leave_nothing(tmp_path):
@@ -467,7 +489,7 @@ def test_a_run_that_is_killed_goes_on(start, small_model_folder, tmp_path, expec
         "part-00000-00000",
         "part-00001-00000",
     ]
-    done = list(EmbeddingFolder(out).ids())
+    done = list(EmbeddingFolder(out).completed_ids())
     assert 0 < len(done) == len(set(done)) <= 4
     assert sorted(set(read(out)["id"].to_pylist())) == sorted(done)
     whole = expected.filter(pyarrow.compute.field("id").isin(done))

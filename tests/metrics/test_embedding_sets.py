@@ -5,8 +5,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishPipeline
+from vggish_hf.audio import AudioLimits, IsolatedDecoders
 from vggish_hf.metrics import ClipEmbedder, EmbeddingStatistics, embed_set
 from vggish_hf.outputs import open_output
 
@@ -22,9 +24,9 @@ def embedder(pipe):
 
 
 @pytest.fixture
-def folder(tmp_path, request):
+def folder(tmp_path):
     """Real files, three of which hold no audio, in a tree of folders."""
-    cases = request.path.parent / "data" / "audio_cases"
+    cases = TESTS / "data" / "audio_cases"
     target = tmp_path / "clips"
     (target / "more").mkdir(parents=True)
     for path in sorted(cases.iterdir()):
@@ -154,7 +156,7 @@ def test_statistics(embedder, clips, tmp_path):
         found = embed_set(source)
         assert_same(found.statistics, statistics)
         assert found.statistics.provenance["preset"]["name"] == "default"
-        assert (found.clips, found.failures) == (None, ())
+        assert (found.clips, found.failures) == (4, ())
         with pytest.raises(ValueError, match="each of them is needed, got statistics"):
             embed_set(source, on_clip=lambda *_: None)
 
@@ -176,17 +178,41 @@ def test_what_it_is_compared_with_is_checked_first(embedder, clips):
         embed_set(clips, embedder, compared_with=EmbeddingStatistics.empty(5), force=True)
 
 
-def test_errors(embedder, tmp_path):
+def test_errors(embedder, tmp_path, clips):
     with pytest.raises(ValueError, match="a `model` to embed audio with"):
-        embed_set(["a.wav"])
-    with pytest.raises(ValueError, match="names none"):
-        embed_set(tmp_path, embedder)
-    for mixed in (["a.npz", "b.npz"], ["a.parquet", "b.wav"], ["a.npz", (np.zeros(9), 9)]):
-        with pytest.raises(ValueError, match="Parquet files or one file of statistics, got 2"):
-            embed_set(mixed, embedder)
-    for missing in ("none.npz", "none.parquet"):
-        with pytest.raises(FileNotFoundError):
-            embed_set(tmp_path / missing)
+        embed_set(clips)
+    with pytest.raises(ValueError, match="`num_workers` of at least 1, got 0"):
+        embed_set(clips, embedder, num_workers=0)
+    for missing in ("none.npz", "none.parquet", "none.wav", "none"):
+        with pytest.raises(FileNotFoundError, match=missing):
+            embed_set(tmp_path / missing, embedder)
+
+
+def test_rows_that_were_cast_are_no_fault_of_a_clip(embedder):
+    rows = np.random.default_rng(0).integers(256, size=(4, 9, 128)).astype(np.float32)
+    with pytest.raises(ValueError, match="whole numbers from 0 to 255"):
+        embed_set(list(rows))
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_file_is_decoded_here_or_in_a_process_of_its_own(isolated, embedder, folder, monkeypatch):
+    started = []
+    open_isolated = IsolatedDecoders.open
+
+    def note(*arguments):
+        started.append(1)
+        return open_isolated(*arguments)
+
+    monkeypatch.setattr(IsolatedDecoders, "open", note)
+    found = embed_set(folder, embedder, isolated=isolated)
+    assert found.clips > 5
+    assert bool(started) == isolated
+
+
+def test_limits(embedder, folder):
+    found = embed_set(folder, embedder, limits=AudioLimits(max_seconds=0.001))
+    assert found.clips == 0
+    assert sum("at most 0.001 seconds" in reason for _, reason in found.failures) > 5
 
 
 def test_the_network_s_own_errors_are_nobody_s_clip(pipe, clips):

@@ -4,8 +4,10 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from vggish_hf.metrics import frechet_distance
+from vggish_hf.metrics.frechet import distances_from
 
 # What the numbers of two routes through float64 may differ by, relative to the traces.
 ROUNDING = 1e-12
@@ -166,3 +168,45 @@ def test_errors(change, message):
 def test_the_largest_values_give_a_number():
     mean, covariance = np.full(4, 1e149), np.eye(4) * 1e149
     assert np.isfinite(frechet_distance(mean, covariance, -mean, covariance / 3))
+
+
+@pytest.mark.parametrize("count", [20, 128, 129, 2000])
+def test_a_set_is_at_zero_from_itself(count):
+    # Whatever order it is read in: what is left is rounding.
+    rows = np.random.default_rng(0).normal(size=(count, 128)) * 5 + 3
+    moments = [(part.mean(0), np.cov(part, rowvar=False)) for part in (rows, rows[::-1])]
+    assert frechet_distance(*moments[0], *moments[0]) == 0
+    assert frechet_distance(*moments[0], *moments[1]) == 0
+    near = (moments[0][0] + 1e-9, moments[0][1])
+    assert frechet_distance(*moments[0], *near) == pytest.approx(128e-18, rel=1e-3)
+
+
+def test_distances_from_one():
+    rng = np.random.default_rng(0)
+    mean_a, mean_b = rng.normal(size=(2, 8))
+    with distances_from(mean_a, np.eye(8)) as distance_to:
+        assert distance_to(mean_b, 2 * np.eye(8)) == frechet_distance(
+            mean_a, np.eye(8), mean_b, 2 * np.eye(8)
+        )
+        with pytest.raises(ValueError, match=r"one size, got 8, \(8, 8\), 7 and \(7, 7\)"):
+            distance_to(mean_b[:7], np.eye(7))
+        with pytest.raises(ValueError, match="finite `mean_b`"):
+            distance_to(mean_b * np.nan, np.eye(8))
+
+
+def test_it_computes_in_one_thread(monkeypatch):
+    threads = []
+
+    def noting(compute):
+        def note(matrix):
+            threads.append(torch.get_num_threads())
+            return compute(matrix)
+
+        return note
+
+    for name in ("eigh", "svd"):
+        monkeypatch.setattr(torch.linalg, name, noting(getattr(torch.linalg, name)))
+    before = torch.get_num_threads()
+    frechet_distance(np.zeros(8), np.eye(8), np.ones(8), np.eye(8))
+    assert threads == [1, 1, 1]
+    assert torch.get_num_threads() == before

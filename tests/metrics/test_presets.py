@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import TESTS
 from reference import log_mel_examples
 
 from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishPipeline
@@ -131,8 +132,8 @@ def test_default_is_the_pipeline_as_it_is(small_model):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_any_rate_and_channels(pipe, preset, request):
-    path = request.path.parent / "data" / "audio_cases" / "librosa__198-209-0000.ogg"
+def test_any_rate_and_channels(pipe, preset):
+    path = TESTS / "data" / "audio_cases" / "librosa__198-209-0000.ogg"
     waveform, rate = load_audio(path)
     at_16k = (resample(waveform.double(), rate, 16_000).float(), 16_000)
     rows = embed(pipe, preset, path)

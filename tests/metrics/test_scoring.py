@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import TESTS
 
 from vggish_hf import (
     VGGishConfig,
@@ -49,9 +50,9 @@ def any_pipe(request, pipe):
 
 
 @pytest.fixture(scope="module")
-def clips(request):
+def clips():
     """Six pieces of five seconds of each real recording that is long enough."""
-    folder = request.path.parent / "data" / "audio_cases"
+    folder = TESTS / "data" / "audio_cases"
     pieces = []
     for name in (
         "facebookresearch__bach.mp3",
@@ -193,7 +194,7 @@ def test_stored_embeddings_and_statistics_give_the_same(pipe, clips, tmp_path):
             write(str(output.index), output)
     found = frechet_audio_distance(tmp_path / "real.npz", tmp_path / "fake.parquet")
     assert found.score == pytest.approx(expected.score, rel=1e-6)
-    assert found.real.clips is None
+    assert found.real.clips == len(clips)
     mixed = score(expected.real.statistics, noisy, pipe)
     assert mixed == pytest.approx(expected.score, rel=1e-6)
 
@@ -253,7 +254,10 @@ def test_what_cannot_be_had_does_not_cost_the_score(pipe, clips):
     result = frechet_audio_distance(clips, clips, model=pipe, infinity=True)
     assert result.score < ZERO
     assert result.infinity is None
-    assert "more clips or examples than `min_count`" in result.notes[-1]
+    examples = result.fake.statistics.count
+    assert result.notes[-1] == (
+        f"`infinity` needs more than 500 clips or examples, you have {examples}"
+    )
 
 
 def test_notes(pipe, clips):
@@ -294,7 +298,12 @@ def test_errors(pipe, clips, tmp_path):
     silence = [(torch.zeros(16_000), 16_000)]
     with pytest.raises(ValueError, match="at least 2 examples in `real`, got 1"):
         score(silence, clips, pipe)
-    with pytest.raises(ValueError, match=r"in `fake`, got 0; .* counted: 2\n  ./a.wav: .*\n  ./b"):
+    names = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for name in names:
+        name.write_bytes(b"noise")
+    with pytest.raises(ValueError, match=r"in `fake`, got 0; .* counted: 2\n  .*a.wav: .*\n  .*b"):
+        score(clips, names, pipe)
+    with pytest.raises(FileNotFoundError, match=r"folder: './a.wav', nor any of 1 more"):
         score(clips, ["./a.wav", "./b.wav"], pipe)
     with pytest.raises(ValueError, match="a `model` to embed audio with"):
         frechet_audio_distance(clips, clips)

@@ -2,11 +2,13 @@
 
 import tarfile
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from folders import TESTS
 
 from vggish_hf.audioset import RecordReader, parse_audioset
 from vggish_hf.metrics import EmbeddingStatistics, SmallSampleWarning
@@ -145,6 +147,40 @@ def test_other_provenance_is_refused_unless_forced():
     assert a.merge(a).count == 80
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_eight_bits_that_were_cast_are_refused(dtype):
+    quantized = np.random.default_rng(0).integers(256, size=(50, 16), dtype=np.uint8)
+    with pytest.raises(ValueError, match="floats that are whole numbers from 0 to 255"):
+        EmbeddingStatistics.from_embeddings(quantized.astype(dtype))
+    right = VGGishPostprocessor.dequantize(torch.from_numpy(quantized))
+    assert EmbeddingStatistics.from_embeddings(right).count == 50
+    # A ReLU leaves zeros, and whole numbers inside the range say nothing.
+    assert EmbeddingStatistics.from_embeddings(np.zeros((5, 16))).count == 5
+
+
+def test_clips_are_counted_where_they_are_known():
+    data = rows(40)
+    a = EmbeddingStatistics.from_embeddings(data)
+    assert a.clips is a.merge(a).clips is None
+    known = replace(a, clips=4)
+    assert known.merge(replace(a, clips=3)).clips == 7
+    assert known.merge(a).clips is None
+    assert known.update(data).clips is None
+
+
+def test_unknown_provenance_is_one_difference():
+    data = rows(40)
+    known = EmbeddingStatistics.from_embeddings(data, {"dtype": "float32"})
+    unknown = EmbeddingStatistics.from_embeddings(data, {"version": "1"})
+    assert known.is_provenance_known
+    assert not unknown.is_provenance_known
+    for compare in (known.distance, unknown.merge):
+        with pytest.raises(ValueError, match="one of the two does not say how it was made"):
+            compare(unknown if compare == known.distance else known)
+    assert known.distance(unknown, force=True) == 0
+    assert unknown.distance(unknown) == 0
+
+
 def released(archive):
     """Each clip's rows of uint8, and its labels."""
     with tarfile.open(archive) as tar:
@@ -193,9 +229,9 @@ def test_released_embeddings(shared):
     assert distance == pytest.approx(27.3425736, abs=1e-6)
 
 
-def test_the_constant_of_dequantization_cancels(request):
+def test_the_constant_of_dequantization_cancels():
     # Ours is the middle of a step, others take its lower end: both means move alike.
-    shards = sorted((request.path.parent / "data" / "audioset").rglob("*.tfrecord"))
+    shards = sorted((TESTS / "data" / "audioset").rglob("*.tfrecord"))
     clips = [parse_audioset(data).embedding for path in shards for data in RecordReader(path)]
     halves = [np.concatenate(clips[start::2]) for start in (0, 1)]
     ends = [EmbeddingStatistics.from_embeddings(half * (4 / 255) - 2) for half in halves]

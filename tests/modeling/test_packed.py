@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vggish_hf import VGGishConfig, VGGishModel
+from vggish_hf.modeling.onednn import find_operators
 from vggish_hf.modeling.packed import PackedNetwork
 
 pytestmark = pytest.mark.skipif(
@@ -38,13 +39,13 @@ def make_model(config, dtype=torch.float32):
     for parameter in model.parameters():
         scale = (2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
         torch.nn.init.normal_(parameter, std=scale, generator=generator)
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype not in find_operators().dtypes:
         pytest.skip("this CPU does not multiply bfloat16")
     return model.to(dtype).eval()
 
 
 def pack(model):
-    return PackedNetwork(model.config, model.get_parameter, model.dtype)
+    return PackedNetwork(model.config, model.get_parameter, model.dtype, find_operators())
 
 
 def relative_error(found, expected):
@@ -172,7 +173,7 @@ def test_each_parameter_is_asked_for_once():
         asked.append(name)
         return model.get_parameter(name)
 
-    PackedNetwork(model.config, weights, model.dtype)
+    PackedNetwork(model.config, weights, model.dtype, find_operators())
     assert sorted(asked) == sorted(name for name, _ in model.named_parameters())
 
 

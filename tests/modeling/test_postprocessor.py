@@ -1,21 +1,25 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishPostprocessor
+from vggish_hf.modeling.postprocessor import POSTPROCESSES, Postprocess, find_postprocess
 
 
 @pytest.fixture
-def original(request):
-    with np.load(request.path.parent / "data" / "vggish_pca_params.npz") as pca:
+def original():
+    with np.load(TESTS / "data" / "vggish_pca_params.npz") as pca:
         return VGGishPostprocessor(
             torch.from_numpy(pca["pca_eigen_vectors"]), torch.from_numpy(pca["pca_means"])
         )
 
 
 @pytest.fixture
-def smoke(request):
-    with np.load(request.path.parent / "golden/pretrained/smoke_1khz_3s.npz") as golden:
+def smoke():
+    with np.load(TESTS / "golden/pretrained/smoke_1khz_3s.npz") as golden:
         return torch.from_numpy(golden["raw"]), torch.from_numpy(golden["post_uint8"])
 
 
@@ -114,3 +118,61 @@ def test_errors(original, call, message):
 def test_export(original):
     program = torch.export.export(original, (torch.zeros(2, 128),))
     assert torch.equal(program.module()(torch.zeros(2, 128)), original(torch.zeros(2, 128)))
+
+
+class TestPostprocessing:
+    @pytest.mark.parametrize(
+        ("name", "network", "expected"),
+        [
+            ("none", torch.float32, torch.float32),
+            ("none", torch.bfloat16, torch.float32),
+            ("none", torch.float64, torch.float64),
+            ("pca", torch.float16, torch.float32),
+            ("pca", torch.float64, torch.float64),
+            ("uint8", torch.float32, torch.uint8),
+            ("uint8", torch.float64, torch.uint8),
+        ],
+    )
+    def test_what_it_says_it_makes_is_what_it_makes(self, original, name, network, expected):
+        postprocess = find_postprocess(name)
+        assert postprocess.dtype(network) == expected
+        made = postprocess.apply(original, torch.zeros(2, 128, dtype=network))
+        assert (made.shape, made.dtype) == ((2, 128), expected)
+
+    def test_values(self, original, smoke):
+        raw, quantized = smoke
+        assert torch.equal(find_postprocess("none").apply(None, raw), raw)
+        assert torch.equal(find_postprocess("pca").apply(original, raw), original(raw))
+        assert torch.equal(find_postprocess("uint8").apply(original, raw), quantized)
+
+    @pytest.mark.parametrize("name", ["pca", "uint8"])
+    def test_a_model_without_a_postprocessor(self, name):
+        find_postprocess("none").check(None)
+        message = f"post-processor for postprocess='{name}', this one has none"
+        with pytest.raises(ValueError, match=message):
+            find_postprocess(name).check(None)
+        with pytest.raises(ValueError, match=message):
+            find_postprocess(name).apply(None, torch.zeros(1, 128))
+
+    def test_there_are_those_of_the_literal_type(self):
+        assert tuple(POSTPROCESSES) == get_args(Postprocess)
+        with pytest.raises(ValueError, match="to be one of 'none', 'pca', 'uint8', got 'PCA'"):
+            find_postprocess("PCA")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_process_state_changes_nothing(original, smoke, dtype):
+    raw, _ = smoke
+    expected = original(raw)
+    codes = original.quantize(expected)
+    floats = original.dequantize(codes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(original(raw), expected)
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(original(raw), expected)
+        assert torch.equal(original.quantize(expected), codes)
+        assert torch.equal(original.dequantize(codes), floats)
+        assert original.dequantize(codes).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishConfig, VGGishModel
 from vggish_hf.conversion.state_dicts import LAYERS, from_tensorflow
@@ -42,8 +43,8 @@ def golden_model(config, seed):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_equals_tensorflow(name, request):
-    golden = np.load(request.path.parent / "golden" / "tf" / f"{name}.npz")
+def test_equals_tensorflow(name):
+    golden = np.load(TESTS / "golden" / "tf" / f"{name}.npz")
     model = golden_model(CONFIGS[name], int(golden["seed"].item()))
     examples = torch.from_numpy(golden["examples"])
     assert relative_error(model(examples).numpy(), golden["embeddings"]) <= MAX_RELATIVE_ERROR

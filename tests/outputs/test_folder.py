@@ -114,18 +114,18 @@ def test_uint8(tmp_path):
 
 
 def test_ids(folder):
-    assert list(folder.ids()) == []
+    assert list(folder.completed_ids()) == []
     write(folder, "b", "a")
     write(folder, "d", rank=1)
     write(folder, "too short", count=0, failed={"broken": "it holds no samples"})
-    assert sorted(folder.ids()) == ["a", "b", "d", "too short"]
+    assert sorted(folder.completed_ids()) == ["a", "b", "d", "too short"]
     assert folder.failed() == {"broken": "it holds no samples"}
     for merge in (False, True):
         assert folder.finish(merge=merge) == 3
         again = EmbeddingFolder(folder.path)
-        assert sorted(again.ids()) == ["a", "b", "d", "too short"]
+        assert sorted(again.completed_ids()) == ["a", "b", "d", "too short"]
         assert again.failed() == {"broken": "it holds no samples"}
-    lines = folder.left_out_path.read_text().splitlines()
+    lines = folder.failed_path.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"id": "broken", "reason": "it holds no samples"},
         {"id": "too short", "reason": None},
@@ -145,13 +145,13 @@ def test_ids_are_read_alone(folder):
     part.write_bytes(content)
     with pytest.raises(OSError):  # noqa: PT011 - any: the column cannot be read
         pq.read_table(part)
-    assert list(folder.ids()) == ["a", "b"]
+    assert list(folder.completed_ids()) == ["a", "b"]
 
 
 def test_ids_of_many_rows(folder, monkeypatch):
     monkeypatch.setattr(parts, "_BLOCK_ROWS", 3)  # clips that blocks divide
     write(folder, "a", "b", "c", count=7)
-    assert list(folder.ids()) == ["a", "b", "c"]
+    assert list(folder.completed_ids()) == ["a", "b", "c"]
 
 
 def test_a_failure_that_was_mended_is_none(folder):
@@ -164,8 +164,8 @@ def test_a_failure_that_was_mended_is_none(folder):
     write(folder, "b")
     folder.finish()
     assert folder.failed() == {}
-    assert not folder.left_out_path.exists()
-    assert sorted(folder.ids()) == ["a", "b"]
+    assert not folder.failed_path.exists()
+    assert sorted(folder.completed_ids()) == ["a", "b"]
 
 
 # Other weights, other folders
@@ -218,7 +218,7 @@ def test_a_new_folder_is_made_by_start(tmp_path):
     folder = EmbeddingFolder(tmp_path / "a" / "b")
     folder.check(PROVENANCE)
     assert folder.manifest is None
-    assert list(folder.ids()) == []
+    assert list(folder.completed_ids()) == []
     with pytest.raises(ValueError, match="Expected `start` before `write_part`"):
         folder.write_part({"a": output("a")})
     assert list(tmp_path.iterdir()) == []
@@ -275,14 +275,14 @@ def test_a_part_of_a_name_replaces_itself(folder):
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a", "b", "c"])
     assert folder.failed() == {"d": "gone"}
     assert folder.finish() == 3
-    assert sorted(folder.ids()) == ["a", "b", "c"]
+    assert sorted(folder.completed_ids()) == ["a", "b", "c"]
 
 
 def test_the_newest_reason_counts(folder):
     names = sorted((part_name(["a"]), part_name(["a", "b"])), reverse=True)
     for number, name in enumerate(names):
         folder.write_part({}, {"a": f"reason {number}"}, name=name)
-        os.utime(folder.path / f".left-out.{name}.jsonl", ns=(number, number))
+        os.utime(folder.path / f".failed.{name}.jsonl", ns=(number, number))
     assert folder.failed() == {"a": "reason 1"}
     folder.finish()
     assert folder.failed() == {"a": "reason 1"}
@@ -331,18 +331,18 @@ def test_two_writers_of_a_part(folder):
 
 def test_what_killed_processes_left_is_not_seen_and_goes(folder):
     write(folder, "a")
-    for name in (".part-00000-00001-0123abcd.parquet", ".left-out.part-00001.jsonl"):
+    for name in (".part-00000-00001-0123abcd.parquet", ".failed.part-00001.jsonl"):
         (folder.path / f"{name}.4567.unfinished").write_bytes(b"half")
     (folder.path / ".merged.01.unfinished").mkdir()
     (folder.path / ".merged.01.unfinished" / "0.parquet").write_bytes(b"half")
     (folder.path / ".part-0123456789abcdef.01.unfinished").mkdir()
     (folder.path / ".part-0123456789abcdef.01.unfinished" / "rows.parquet").write_bytes(b"half")
     assert len(list(folder.path.glob(".*.unfinished"))) == 4
-    assert list(folder.ids()) == ["a"]
+    assert list(folder.completed_ids()) == ["a"]
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a"])
     folder.finish()
     assert not list(folder.path.glob(".*.unfinished"))
-    assert list(folder.ids()) == ["a"]
+    assert list(folder.completed_ids()) == ["a"]
 
 
 def test_an_exception_leaves_no_part(folder):
@@ -357,10 +357,10 @@ def test_each_clip_once(folder, merge):
     write(folder, "b", "a", "c", rank=0)
     write(folder, "c", "d", "a", rank=1)  # what a sampler repeats
     write(folder, "d", rank=2)
-    assert sorted(folder.ids()) == ["a", "a", "b", "c", "c", "d", "d"]
+    assert sorted(folder.completed_ids()) == ["a", "a", "b", "c", "c", "d", "d"]
     assert folder.finish(merge=merge) == 4
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a", "b", "c", "d"])
-    assert len(visible(folder)) == (1 if merge else 2)
+    assert len(visible(folder)) == (1 if merge else 3)  # the newest part keeps a clip
     assert folder.finish(merge=merge) == 4
 
 
@@ -389,6 +389,7 @@ def test_a_merge_that_was_killed_before_it_deleted(folder):
     folder.finish(merge=True)
     for path, content in parts.items():
         path.write_bytes(content)
+        os.utime(path, ns=(0, 0))
     assert folder.finish() == 3
     assert visible(folder) == ["embeddings.parquet"]
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a", "b", "c"])
@@ -407,4 +408,89 @@ def test_finish_without_a_part(tmp_path):
 def test_a_damaged_part_is_named(folder):
     (folder.path / "part-00000-00000-01234567.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"part-00000-00000-01234567.parquet'; delete it"):
-        list(folder.ids())
+        list(folder.completed_ids())
+
+
+# Files that have changed
+
+
+def test_sources_are_kept(folder):
+    clips = {"a": output("a"), "b": output("b"), "short": output("short", 0)}
+    folder.write_part(clips, sources={"a": (1, 2**60), "short": (3, 4)})
+    write(folder, "c")
+    expected = {"a": (1, 2**60), "b": None, "c": None, "short": (3, 4)}
+    for merge in (False, True, True):
+        folder.finish(merge=merge)
+        assert {clip.id: clip.source for clip in folder.completed()} == expected
+    folder.write_part({"d": output("d")}, sources={"d": (5, 6)})
+    folder.finish(merge=True)
+    assert {clip.id: clip.source for clip in folder.completed()} == {**expected, "d": (5, 6)}
+
+
+def test_the_newest_rows_count(folder):
+    folder.write_part({"a": output("a"), "b": output("b")}, name=part_name(["a", "b"]))
+    folder.write_part({"a": output("z"), "c": output("c")}, name=part_name(["a", "c"]))
+    for age, name in enumerate((part_name(["a", "c"]), part_name(["a", "b"]))):
+        path = folder.path / f"{name}.parquet"
+        os.utime(path, ns=(0, 10**18 - age))
+    assert folder.finish() == 3
+    (rows,) = [
+        table.to_pylist()
+        for part in folder.path.glob("part-*")
+        if "a" in (table := pq.read_table(part, filters=[("id", "==", "a")]))["id"].to_pylist()
+    ]
+    assert [row["embedding"] for row in rows] == output("z").embeddings.tolist()
+    # One that loses rows does not become the newest.
+    times = [path.stat().st_mtime_ns for path in folder.path.glob("part-*")]
+    assert sorted(times) == [10**18 - 1, 10**18]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "{",
+        "nothing",
+        "[" * 100_000,
+        "\xff",
+        '{"id": "a"}',
+        '{"id": 1, "reason": null}',
+        '{"id": "a", "reason": 3}',
+        '{"id": "a", "reason": null, "source": [1]}',
+    ],
+    ids=lambda line: line[:20],
+)
+def test_a_damaged_list_of_failures_is_named(folder, line):
+    write(folder, failed={"a": "broken"})
+    folder.finish()
+    content = folder.failed_path.read_bytes()
+    folder.failed_path.write_bytes(content + line.encode("latin-1") + b"\n")
+    for use in (folder.failed, folder.finish, lambda: list(folder.completed_ids())):
+        with pytest.raises(ValueError, match=r"in line 2 of '.*\.failed\.jsonl'; delete the line"):
+            use()
+    folder.failed_path.write_bytes(content)
+    assert folder.failed() == {"a": "broken"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": [1, "2"]}'])
+def test_damaged_sources_are_named(folder, text):
+    write(folder, "a")
+    (part,) = folder.path.glob("*.parquet")
+    table = pq.read_table(part)
+    pq.write_table(table.replace_schema_metadata({"vggish_hf_sources": text}), part)
+    with pytest.raises(ValueError, match=r"part-.*parquet'; delete it"):
+        list(folder.completed_ids())
+
+
+def test_one_job_at_a_time(folder):
+    with (
+        folder.lock(),
+        pytest.raises(OSError, match=f"process {os.getpid()} on .* since .* is writing it"),
+        EmbeddingFolder(folder.path).lock(),
+    ):
+        pass
+    with EmbeddingFolder(folder.path).lock():
+        assert (folder.path / ".embeddings.lock").exists()
+    assert not (folder.path / ".embeddings.lock").exists()
+    with EmbeddingFolder(folder.path / "new").lock():
+        pass

@@ -1,7 +1,11 @@
-"""What the three formats hold, that they are there whole or not at all, and in bounded memory."""
+"""What the formats hold, that they are there whole or not at all, and in bounded memory."""
 
+import csv
 import json
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +15,15 @@ import torch
 
 from vggish_hf import VGGishOutput
 from vggish_hf.audioset.released.records import parse_audioset
-from vggish_hf.outputs import check_output, formats, open_output
+from vggish_hf.outputs import check_output, open_output, rows
 from vggish_hf.outputs.schema import embedding_schema
 from vggish_hf.tf_files.protobuf import read_fields
 from vggish_hf.tf_files.records import RecordReader
 
 SIZE = 128
 PROVENANCE = {"model": "demo", "options": {"inputs": ["ж.wav"]}}
-ENDINGS = (".parquet", ".npz", ".tfrecord")
+ENDINGS = (".parquet", ".npz", ".csv", ".tfrecord")
+TABLES = (".parquet", ".npz", ".csv")
 ODD_IDS = ["", "a b/ж\t\"',\n.wav", "日本" * 200, "\\xff.wav", "😀"]
 
 
@@ -54,11 +59,26 @@ def read(path):
         numbers = [table[name].to_numpy() for name in ("example", "start_seconds")]
         embeddings = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, SIZE)
         return table["id"].to_pylist(), *numbers, embeddings, table.schema.metadata[b"vggish_hf"]
+    if path.suffix == ".csv":
+        return read_csv(path)
     with np.load(path, allow_pickle=False) as arrays:
         assert set(arrays) == {"id", "example", "start_seconds", "embedding", "vggish_hf"}
         assert [arrays[name].dtype for name in ("example", "start_seconds")] == ["i4", "f8"]
         columns = [arrays[name] for name in ("example", "start_seconds", "embedding", "vggish_hf")]
         return arrays["id"].tolist(), *columns[:3], columns[3].item()
+
+
+def read_csv(path):
+    """By Python's own reader."""
+    with path.open(encoding="utf-8", newline="") as file:
+        names, *lines = csv.reader(file)
+    assert names == ["id", "example", "start_seconds", *(f"e{i}" for i in range(SIZE))]
+    columns = list(zip(*lines, strict=True)) or [()] * len(names)
+    is_bytes = all(value.isdigit() for line in lines for value in line[3:]) and lines
+    dtype = np.uint8 if is_bytes or "uint8" in path.parent.name else np.float32
+    embeddings = np.array([line[3:] for line in lines], dtype).reshape(-1, SIZE)
+    numbers = np.array(columns[1], np.int32), np.array(columns[2], np.float64)
+    return list(columns[0]), *numbers, embeddings, Path(f"{path}.json").read_text()
 
 
 CLIPS = {
@@ -70,13 +90,14 @@ CLIPS = {
 }
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".npz"])
+@pytest.mark.parametrize("ending", TABLES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("clips", CLIPS.values(), ids=CLIPS)
 @pytest.mark.parametrize("group_rows", [1, 2, 16_384])
 def test_rows(ending, dtype, clips, group_rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "_GROUP_ROWS", group_rows)
-    path = tmp_path / f"out{ending}"
+    monkeypatch.setattr(rows, "GROUP_ROWS", group_rows)
+    path = tmp_path / str(dtype).removeprefix("torch.") / f"out{ending}"
+    path.parent.mkdir()
     outs = [(clip, output(count, dtype, seed)) for seed, (clip, count) in enumerate(clips)]
     write(path, outs, dtype)
     ids, examples, times, embeddings, provenance = read(path)
@@ -87,7 +108,8 @@ def test_rows(ending, dtype, clips, group_rows, tmp_path, monkeypatch):
     assert embeddings.dtype == expected.numpy().dtype
     assert np.array_equal(embeddings, expected.numpy())
     assert json.loads(provenance) == PROVENANCE
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    beside = [f"{path.name}.json"] if ending == ".csv" else []
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [path.name, *beside]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +130,63 @@ def test_schema_of_parquet(dtype, value, tmp_path):
     assert schema.equals(embedding_schema(SIZE, dtype, json.dumps(PROVENANCE)))
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".npz"])
+def test_csv_is_exact_and_quotes_text_alone(tmp_path):
+    path = tmp_path / "out.csv"
+    special = torch.tensor(
+        [[0.1, 1 / 3, -0.0, 1e-45, 3.4028235e38, float("inf"), 16777217.0, 1e16]]
+    )
+    with open_output(path, 8, torch.float32, {}) as write_clip:
+        write_clip("=1+1", VGGishOutput(special, torch.tensor([0.1 + 0.2], dtype=torch.float64)))
+        write_clip('@a,\n"b"', VGGishOutput(special * 2, torch.zeros(1, dtype=torch.float64)))
+    with path.open(encoding="utf-8", newline="") as file:
+        _, first, second = csv.reader(file)
+    assert (first[0], second[0]) == ("=1+1", '@a,\n"b"')
+    assert first[2] == repr(0.1 + 0.2)
+    found = np.array(first[3:], np.float32)
+    assert np.array_equal(found.view("u4"), special.numpy()[0].view("u4"))
+    assert first[3] == "0.1"
+    assert b'"=1+1",0,0.30000000000000004,0.1,' in path.read_bytes()
+
+
+def test_the_ending_may_be_in_capitals(tmp_path):
+    write(tmp_path / "OUT.CSV", [("a", output(1))], torch.float32)
+    assert (tmp_path / "OUT.CSV.json").exists()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_one_process_at_a_time_writes_a_file(ending, tmp_path):
+    path = tmp_path / f"out{ending}"
+    code = """
+import sys, time
+from pathlib import Path
+import torch
+from vggish_hf.outputs import open_output
+dtype = torch.uint8 if sys.argv[1].endswith("tfrecord") else torch.float32
+with open_output(Path(sys.argv[1]), 128, dtype, {}):
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "writing\n"
+        with pytest.raises(OSError, match=f"process {holder.pid} on .* since 2.* is writing it"):
+            write(path, [("a", output(1, dtype_for(ending)))])
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert not path.exists()
+    write(path, [("a", output(1, dtype_for(ending)))])  # the system lets go of the lock
+    assert {entry.name for entry in tmp_path.iterdir()} <= {
+        path.name,
+        f"{path.name}.json",
+        *(entry.name for entry in tmp_path.glob(".*.tfrecord.part")),  # of the one that was killed
+        *(entry.name for entry in tmp_path.glob(f".{path.name}.*") if entry.is_dir()),
+    }
+
+
+@pytest.mark.parametrize("ending", TABLES)
 def test_float64_is_stored_as_float32(ending, tmp_path):
     path = tmp_path / f"out{ending}"
     out = output(3, torch.float64)
@@ -170,7 +248,7 @@ def test_an_exception_leaves_nothing_behind(ending, kind, tmp_path):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_older_file_stays_until_the_new_one_is_whole(ending, tmp_path):
     path, beside = tmp_path / f"out{ending}", tmp_path / f"out{ending}.json"
-    older = {path: b"older"} | ({beside: b"older too"} if ending == ".tfrecord" else {})
+    older = {path: b"older"} | ({beside: b"older too"} if ending in (".csv", ".tfrecord") else {})
     for file, content in older.items():
         file.write_bytes(content)
     dtype = dtype_for(ending)
@@ -192,7 +270,7 @@ def test_an_older_file_stays_until_the_new_one_is_whole(ending, tmp_path):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_memory_is_bounded_by_a_group_of_rows(ending, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 10)
+    monkeypatch.setattr(rows, "GROUP_ROWS", 10)
     path = tmp_path / f"out{ending}"
     references = []
 
@@ -231,7 +309,7 @@ def test_an_output_that_is_not_what_was_announced(ending, tmp_path):
 @pytest.mark.parametrize(
     ("name", "dtype", "message"),
     [
-        ("out.csv", torch.float32, r"ends in \.parquet, \.npz, \.tfrecord, or .* got .*out\.csv"),
+        ("out.txt", torch.float32, r"in \.parquet, \.npz, \.csv, \.tfrecord, or .* got .*out\.txt"),
         ("out", torch.float32, "ends in"),
         ("out.tfrecord", torch.float32, "uint8 embeddings for .tfrecord"),
         ("no/out.npz", torch.float32, "a file in an existing folder, got .*no"),

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from folders import TESTS
 
 from vggish_hf import VGGishOutput
 from vggish_hf.audioset import RecordReader, export_embeddings, parse_audioset
@@ -64,8 +65,8 @@ def test_columns_in_another_order_and_precision(tmp_path):
     assert_clips(path, [("a", rows[:2]), ("b", rows[2:])])
 
 
-def test_audioset_exports(request, tmp_path):
-    released = request.path.parent / "data" / "audioset"
+def test_audioset_exports(tmp_path):
+    released = TESTS / "data" / "audioset"
     export_embeddings(released, tmp_path)
     records = [
         parse_audioset(data)
@@ -86,9 +87,7 @@ def test_audioset_exports(request, tmp_path):
     [
         pa.table({"id": ["a"]}),
         pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array([1.0]), 1)}),
-        pa.table({"id": ["a"], "embedding": [[1.0, 2.0]]}),
         pa.table({"id": ["a"], "embedding": ["b"]}),
-        pa.table({"id": ["a"], "embedding": pa.FixedSizeListArray.from_arrays(pa.array([1]), 1)}),
         pa.table({"video_id": ["a"], "embedding": [[1.0]]}),
     ],
     ids=lambda table: str(table.schema),
@@ -139,3 +138,108 @@ def test_metadata_of_another_kind(tmp_path):
     schema = pa.schema({"id": pa.string(), "embedding": embedding.type}, metadata)
     pq.write_table(pa.table([["a"], embedding], schema), path)
     assert EmbeddingFile(path).provenance == {}
+
+
+def rewritten(path, target, how):
+    """Read a file and write it again, as people do."""
+    table = pq.read_table(path)
+    if how == "pandas":
+        table.to_pandas().to_parquet(target)
+    elif how == "datasets":
+        datasets = pytest.importorskip("datasets")
+        columns = {"id": table["id"].to_pylist(), "embedding": table["embedding"].to_pylist()}
+        datasets.Dataset.from_dict(columns).to_parquet(target)
+    else:
+        value, kind = {
+            "large_list": (pa.float32(), pa.large_list),
+            "float64": (pa.float64(), pa.list_),
+            "halves": (pa.float16(), pa.list_),
+        }[how]
+        columns = {"id": table["id"], "embedding": table["embedding"].cast(kind(value))}
+        pq.write_table(pa.table(columns), target)
+
+
+@pytest.mark.parametrize("how", ["pandas", "datasets", "large_list", "float64", "halves"])
+def test_lists_of_variable_length(how, tmp_path):
+    path, target = tmp_path / "clips.parquet", tmp_path / "again.parquet"
+    write(path, list(outputs([3, 1, 20_000])))
+    rewritten(path, target, how)
+    file = EmbeddingFile(target)
+    assert (file.size, file.provenance, file.has_metadata) == (8, {}, False)
+    found, expected = list(file.clips()), list(EmbeddingFile(path).clips())
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (_, rows), (_, wanted) in zip(found, expected, strict=True):
+        assert np.allclose(rows, wanted, rtol=1e-3)
+
+
+def test_eight_bits_through_pandas(tmp_path):
+    path, target = tmp_path / "clips.parquet", tmp_path / "again.parquet"
+    write(path, list(outputs([3, 2], torch.uint8)), torch.uint8)
+    rewritten(path, target, "pandas")
+    assert_clips(target, list(EmbeddingFile(path).clips()))
+
+
+def test_audioset_exports_through_pandas(tmp_path):
+    values = [[[1, 2], [3, 4]], [[5, 6]]]
+    columns = {
+        "video_id": ["a", "b"],
+        "embedding": pa.array(values, pa.list_(pa.list_(pa.uint8()))),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    file = EmbeddingFile(tmp_path / "a.parquet")
+    assert file.size == 2
+    assert [(name, rows.shape) for name, rows in file.clips()] == [("a", (2, 2)), ("b", (1, 2))]
+
+
+@pytest.mark.parametrize("lengths", [(3, 2), (2, 3), (0, 2)])
+def test_embeddings_of_unequal_lengths(lengths, tmp_path):
+    values = [[0.5] * length for length in lengths]
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": values}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"embeddings of one length, '.*a\.parquet' has some of"):
+        list(EmbeddingFile(tmp_path / "a.parquet").clips())
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int8(), pa.uint16()])
+@pytest.mark.parametrize("make", [pa.list_, lambda value: pa.list_(value, 2)])
+def test_other_integers(kind, make, tmp_path):
+    values = pa.array([[1, 2]], make(kind))
+    pq.write_table(pa.table({"id": ["a"], "embedding": values}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"float type or uint8, '.*a.parquet' has {kind}; cast"):
+        EmbeddingFile(tmp_path / "a.parquet")
+
+
+def test_a_long_id_that_is_repeated_fills_no_memory(tmp_path):
+    path = tmp_path / "a.parquet"
+    embedding = pa.array([[1.0, 2.0]] * 10_000, pa.list_(pa.float32(), 2))
+    ids = pa.DictionaryArray.from_arrays(np.zeros(10_000, np.int32), ["a" * (1 << 20)])
+    # Stored as strings: what the file says of dictionaries is not needed to make it small.
+    pq.write_table(pa.table({"id": ids, "embedding": embedding}), path, store_schema=False)
+    before = pa.total_allocated_bytes()
+    peak = 0
+    for name, rows in EmbeddingFile(path).clips():
+        peak = max(peak, pa.total_allocated_bytes() - before)
+        assert (len(name), len(rows)) == (1 << 20, 10_000)
+    assert peak < 64 << 20
+
+
+def test_an_embedding_that_is_too_wide(tmp_path):
+    path = tmp_path / "a.parquet"
+    values = pa.array([[0.5] * 70_000], pa.list_(pa.float32(), 70_000))
+    pq.write_table(pa.table({"id": ["a"], "embedding": values}), path)
+    with pytest.raises(ValueError, match=r"at most 65536 values, '.*a\.parquet' has 70000"):
+        EmbeddingFile(path)
+
+
+def test_a_url(tmp_path):
+    import fsspec
+
+    path = tmp_path / "clips.parquet"
+    write(path, list(outputs([3, 2])))
+    store = fsspec.filesystem("memory")
+    store.pipe("/sets/clips.parquet", path.read_bytes())
+    file = EmbeddingFile("memory://sets/clips.parquet")
+    assert file.provenance == PROVENANCE
+    found = list(file.clips())
+    assert [(name, len(rows)) for name, rows in found] == [("clip 0", 3), ("clip 1", 2)]
+    with pytest.raises(FileNotFoundError):
+        EmbeddingFile("memory://sets/none.parquet")

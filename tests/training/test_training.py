@@ -4,6 +4,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import vggish_hf.lightning
 import vggish_hf.training
 
@@ -15,9 +17,11 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 from vggish_hf.training import *
 from vggish_hf.training import BalancedSampler, HeadConfig, SpecAugment, mixup
+
 """
 
 
+@pytest.mark.slow
 def test_every_module_works_without_lightning():
     modules = [
         module.name

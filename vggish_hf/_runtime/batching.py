@@ -3,11 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from vggish_hf._runtime.row_buffer import RowBuffer
 from vggish_hf._runtime.threads import TorchThreads
 
 
@@ -17,30 +18,11 @@ class _Clip:
     missing: int = 0  # examples handed in whose rows are not back
     open: bool = True  # whether more examples may come
     discarded: bool = False
-    rows: Tensor | None = None  # those that are back, and room for more
-    count: int = 0  # of those that are back
+    rows: RowBuffer = field(default_factory=RowBuffer)  # those that are back
 
     def append(self, rows: Tensor) -> None:
-        """Copy rows behind those that are there.
-
-        In one place that doubles where it is full: thousands of small pieces, between the large
-        ones that the network uses for a moment, would keep the allocator from using those again.
-        """
-        count = self.count + len(rows)
-        if self.rows is None or count > len(self.rows):
-            larger = rows.new_empty((max(count, 2 * self.count), *rows.shape[1:]))
-            if self.rows is not None:
-                larger[: self.count] = self.rows[: self.count]
-            self.rows = larger
-        self.rows[self.count : count] = rows
-        self.count = count
+        self.rows.append(rows)
         self.missing -= len(rows)
-
-    def take(self) -> Tensor | None:
-        """Return the rows, without room for more; None where there were no examples."""
-        if self.rows is None or self.count == len(self.rows):
-            return self.rows
-        return self.rows[: self.count].clone()
 
 
 class Batcher:
@@ -48,7 +30,7 @@ class Batcher:
 
     Args:
         function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does a later
-            call, and the batcher is of no use any more.
+            call, and the batcher can no longer be used.
         batch_size: Rows of a batch.
         threads: Where full batches run, one in each and one more waiting. The last one, which
             may be smaller, runs in the caller's thread, so that one short clip has all of torch's
@@ -106,7 +88,7 @@ class Batcher:
         while self._clips and not self._clips[0].open and not self._clips[0].missing:
             clip = self._clips.popleft()
             if not clip.discarded:
-                yield clip.index, clip.take()
+                yield clip.index, clip.rows.take()
 
     def _collect(self, most: int) -> None:
         """Wait until at most so many batches wait for a thread or run."""

@@ -1,29 +1,93 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, each written by one process at a time."""
 
+import errno
 import glob
 import json
+import os
 import secrets
+import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+# Long enough for another process to write a small file, and no time beside a job.
+_LOCK_SECONDS = 2.0
+# What file systems say that have no locks, such as some mounted buckets.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, which becomes `path` unless an exception leaves.
 
-    What a killed process left behind under such a name is deleted; one that still lives, writing
-    the same file, then fails.
+    What a killed process left under such a name is deleted.
+
+    Raises:
+        OSError: Another process is writing the same file; the message says which.
     """
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
-        stale.unlink(missing_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    with locked(path.with_name(f".{path.name}.lock"), path):
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+            stale.unlink(missing_ok=True)
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(lock_path: Path, target: Path) -> Iterator[None]:
+    """Keep other processes from writing a file or folder for the length of the block.
+
+    The operating system lets go of the lock when the process ends, however it ends.
+
+    Args:
+        lock_path: A file for nothing but the lock, in a folder that exists.
+        target: What is written.
+
+    Raises:
+        OSError: Another process holds the lock, or it cannot be made.
+    """
+    if not lock_path.parent.is_dir():  # which the lock would make
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock_path.parent))
+    lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
     try:
-        yield unfinished
-        unfinished.replace(path)
+        lock.acquire(poll_interval=0.02)
+    except Timeout:
+        raise OSError(
+            f"Expected to write {str(target)!r} alone, {_holder(lock_path)} is writing it; wait "
+            "for its end, or choose another output"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{str(target)!r} cannot be locked ({error.strerror}): make sure that no other process "
+            "writes it",
+            stacklevel=3,
+        )
+        yield
+        return
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        yield
     finally:
-        unfinished.unlink(missing_ok=True)
+        lock_path.unlink(missing_ok=True)  # first: whoever waits for it makes another
+        lock.release()
+
+
+def _holder(lock_path: Path) -> str:
+    try:
+        return lock_path.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def prefetch(
         raised, reading the parts raises the same.
     """
     remaining = iter(items)
-    tasks: deque[_Task[Item, Part]] = deque()  # the one that is read, and those behind it
+    tasks: deque[_Task[Item, Part]] = deque()  # the one that is read, and those after it
     inbox: SimpleQueue[_Task[Item, Part] | None] = SimpleQueue()
     threads: list[Thread] = []
 

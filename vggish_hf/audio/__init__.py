@@ -4,6 +4,7 @@ from vggish_hf.audio.isolated import IsolatedDecoders as IsolatedDecoders
 from vggish_hf.audio.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from vggish_hf.audio.limits import AudioError as AudioError
 from vggish_hf.audio.limits import AudioLimits as AudioLimits
+from vggish_hf.audio.limits import DecoderStartError as DecoderStartError
 from vggish_hf.audio.sources import AUDIO_EXTENSIONS as AUDIO_EXTENSIONS
 from vggish_hf.audio.sources import AudioSource as AudioSource
 from vggish_hf.audio.sources import AudioStream as AudioStream

@@ -2,8 +2,9 @@
 
 What goes through the pipes is messages: two sizes, a header in JSON, and bytes. A request is
 `{"path": ..., "limits": {...}}`, or no path and the file's content as bytes. What comes back is
-`{"sampling_rate": ...}`, then blocks, `{"channels": ...}` with (time, channels) float32 as bytes,
-and at last `{"end": true}`; or `{"error": ...}` in place of any of them.
+`{"ready": true}` once, then for each request `{"sampling_rate": ...}`, then blocks,
+`{"channels": ...}` with (time, channels) float32 as bytes, and at last `{"end": true}`; or
+`{"error": ...}` in place of any of them.
 """
 
 import json
@@ -21,9 +22,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 if TYPE_CHECKING:
-    from vggish_hf.audio.containers import EncodedContent
-    from vggish_hf.audio.decoders import RawAudio
+    from vggish_hf.audio.blocks import RawAudio
     from vggish_hf.audio.limits import AudioLimits
+    from vggish_hf.audio.parts import EncodedContent
+    from vggish_hf.audio.streams import Stream
 
 Requests: TypeAlias = SimpleQueue[tuple[dict[str, Any], bytearray]]
 
@@ -73,8 +75,8 @@ def request(stream: BinaryIO, file: "Path | EncodedContent", limits: "AudioLimit
     """Ask for a file to be decoded."""
     header: dict[str, Any] = {"limits": asdict(limits)}
     if isinstance(file, Path):
-        # Whole, as the other process is in another folder, but with each `..`, which may lead out
-        # of where a link has led; and each byte as a character, as names need not be text.
+        # Absolute, as the other process is in another folder, but with each `..`, which may lead
+        # out of where a link has led; and each byte as a character, as names need not be text.
         header["path"] = os.fsencode(file.absolute()).decode("latin-1")
         send(stream, header)
     else:
@@ -98,14 +100,17 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints must not get between the messages
     requests: Requests = SimpleQueue()
     Thread(target=_read_requests, args=(requests,), daemon=True).start()
-    with _deadly():
+    with _exit_on_failure():
+        from vggish_hf.audio import decoders  # noqa: F401 - all that may fail without a file
+
+        send(answers, {"ready": True})
         while True:
             _answer(answers, requests)
 
 
 @contextmanager
-def _deadly() -> Iterator[None]:
-    """End the process where a thread fails: the other one waits, and would keep it."""
+def _exit_on_failure() -> Iterator[None]:
+    """End the process if a thread fails: the other one waits, and would keep the process."""
     try:
         yield
     except BaseException:  # noqa: BLE001 - nobody else would see it
@@ -117,7 +122,7 @@ def _deadly() -> Iterator[None]:
 
 def _read_requests(requests: Requests) -> None:
     # In a thread, so that the process ends with its parent even where decoding never does.
-    with _deadly():
+    with _exit_on_failure():
         with suppress(EOFError):
             while True:
                 requests.put(receive(sys.stdin.buffer, sys.maxsize))
@@ -125,8 +130,9 @@ def _read_requests(requests: Requests) -> None:
 
 
 def _answer(answers: BinaryIO, requests: Requests) -> None:
-    from vggish_hf.audio.containers import EncodedContent
+    from vggish_hf.audio.decoders import open_encoded
     from vggish_hf.audio.limits import AudioError, AudioLimits
+    from vggish_hf.audio.parts import EncodedContent
 
     header, content = requests.get()
     limits = AudioLimits(**header["limits"])
@@ -134,7 +140,7 @@ def _answer(answers: BinaryIO, requests: Requests) -> None:
     file = EncodedContent(content) if name is None else Path(os.fsdecode(name.encode("latin-1")))
     del content
     try:
-        raw = _open(file, limits)
+        raw = open_encoded(file, limits, _open_container)
         send(answers, {"sampling_rate": raw.sampling_rate})
         for block in raw.blocks:
             send(answers, {"channels": block.shape[1]}, block.data.cast("B"))
@@ -144,20 +150,18 @@ def _answer(answers: BinaryIO, requests: Requests) -> None:
         send(answers, {"end": True})
 
 
-def _open(file: "Path | EncodedContent", limits: "AudioLimits") -> "RawAudio":
-    from vggish_hf.audio.decoders import open_container, open_sound
-    from vggish_hf.audio.limits import UnknownFormatError
+def _open_container(
+    file: "Path | EncodedContent", stream: "Stream", limits: "AudioLimits", reason: str
+) -> "RawAudio":
+    """Open with torchcodec, beside which the bound on memory is the same as without it."""
+    from vggish_hf.audio.ffmpeg import open_container
 
-    try:
-        return open_sound(file, limits)
-    except UnknownFormatError as error:
-        reason = str(error)
     # torch, which comes with it, maps gigabytes of libraries.
     _limit_memory(None)
     with suppress(ImportError, OSError, RuntimeError):
         import torchcodec.decoders  # noqa: F401
     _limit_memory(_MAX_MEMORY_BYTES)
-    return open_container(file, limits, reason)
+    return open_container(file, stream, limits, reason)
 
 
 def _limit_files() -> None:

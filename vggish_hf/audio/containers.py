@@ -1,12 +1,11 @@
 """Which files FFmpeg may see: it also knows playlists, which make it read others."""
 
-import io
-import os
 import re
-from pathlib import Path
 
-# What the containers begin with that FFmpeg may see. It also knows playlists, which make it read
-# other files and listen on the network.
+from vggish_hf.audio.parts import FilePart
+
+# How the containers begin that FFmpeg may see. It also knows playlists, which make it read other
+# files and listen on the network.
 _CONTAINER = re.compile(
     rb"....(?:ftyp|moov|mdat|free|wide|skip)"  # MP4, MOV
     rb"|\x1aE\xdf\xa3"  # Matroska, WebM
@@ -19,40 +18,42 @@ _CONTAINER = re.compile(
     re.DOTALL,
 )
 
-
-# FFmpeg takes for the description of a network session what has such a line anywhere in the part
-# of the file by which it tells the format.
+# FFmpeg takes a file for the description of a network session if the part by which it tells the
+# format has such a line anywhere.
 _SESSION = re.compile(rb"(?:\A|\n\r?)c=IN IP")
-
-
 _PROBED_BYTES = 1 << 20
+_MAX_TAGS = 100
 
 
-class EncodedContent(io.BytesIO):
-    """A file's content, in which a damaged header may seek to before the start."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move, or stay where there is nowhere to move to."""
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):  # cannot pass through libsndfile
-            return self.tell()
+def skip_id3(content: FilePart, start: int) -> int:
+    """Return where the ID3 tags end that begin at a position; the position if there are none."""
+    for _ in range(_MAX_TAGS):
+        if (end := _find_id3_end(content, start)) is None:
+            break
+        start = end
+    return start
 
 
-def is_media_container(file: Path | EncodedContent) -> bool:
-    """Tell whether FFmpeg would take it for nothing but a container, behind any ID3 tags."""
-    content = file.open("rb") if isinstance(file, Path) else io.BytesIO(file.getvalue())
-    with content:
-        start = 0
-        while True:
-            content.seek(start)
-            head = content.read(_PROBED_BYTES)
-            if _SESSION.search(head):
-                return False
-            if not head.startswith(b"ID3"):
-                return _CONTAINER.match(head) is not None
-            tag = head[:10]
-            if len(tag) < 10 or 0xFF in tag[3:5] or any(byte > 0x7F for byte in tag[6:]):
-                return False
-            size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
-            start += 10 + size + (10 if tag[5] & 0x10 else 0)
+def _find_id3_end(content: FilePart, start: int) -> int | None:
+    """Return where the ID3v2 tag ends that begins at a position; None if there is none."""
+    tag = content.read_at(start, 10)
+    if len(tag) < 10 or not tag.startswith(b"ID3"):
+        return None
+    if 0xFF in tag[3:5] or any(byte > 0x7F for byte in tag[6:]):
+        return None
+    size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+    return start + 10 + size + (10 if tag[5] & 0x10 else 0)
+
+
+def is_media_container(content: FilePart) -> bool:
+    """Tell whether FFmpeg would take it for nothing but a container, after any ID3 tags."""
+    start = 0
+    for _ in range(_MAX_TAGS):
+        head = content.read_at(start, _PROBED_BYTES)
+        if _SESSION.search(head):
+            return False
+        end = _find_id3_end(content, start)
+        if end is None:
+            return _CONTAINER.match(head) is not None
+        start = end
+    return False

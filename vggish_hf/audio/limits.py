@@ -8,6 +8,10 @@ class AudioError(ValueError):
     """Audio that cannot be decoded; the message says why."""
 
 
+class DecoderStartError(RuntimeError):
+    """A decoder process that cannot be started: the machine's fault, and no clip's."""
+
+
 class UnknownFormatError(AudioError):
     """Audio that libsndfile cannot open, in a container that FFmpeg may know."""
 

@@ -1,5 +1,6 @@
 """Decode audio from a file, bytes or an array, in blocks, so that no length fills the memory."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -11,12 +12,18 @@ import torch
 from torch import Tensor
 
 from vggish_hf._checks import MAX_CHANNELS, check_sampling_rate
-from vggish_hf.audio.containers import EncodedContent as EncodedContent
-from vggish_hf.audio.decoders import RawAudio, block_length, open_decoder, open_encoded
-from vggish_hf.audio.decoders import SequentialSoundFile as SequentialSoundFile
+from vggish_hf.audio.blocks import RawAudio, block_length
+from vggish_hf.audio.decoders import open_encoded
+from vggish_hf.audio.ffmpeg import (
+    find_encoded_row,
+    is_decoder,
+    open_decoder,
+    reopen_decoder,
+)
 from vggish_hf.audio.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from vggish_hf.audio.limits import AudioError as AudioError
 from vggish_hf.audio.limits import AudioLimits as AudioLimits
+from vggish_hf.audio.parts import EncodedContent
 
 AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
 
@@ -42,6 +49,11 @@ AUDIO_EXTENSIONS = frozenset(
         *("avi", "flv", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv"),
     )
 )
+
+
+#: The largest magnitude of a sample: music peaks at 1.5 to 4 where its encoder let it; the floats
+#: of 16 bits that were not divided by 32768 are far above.
+MAX_MAGNITUDE = 64.0
 
 
 class AudioStream(NamedTuple):
@@ -74,7 +86,8 @@ def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> Aud
 
     Raises:
         FileNotFoundError: There is no file at the path.
-        AudioError: The file's format or content cannot be decoded, or is beyond the limits.
+        AudioError: The file's format or content cannot be decoded, or is beyond the limits. Reading
+            the blocks raises it too, also for samples that are not finite or far beyond [-1, 1].
         ValueError: The array's shape, dtype or rate makes no clip.
         TypeError: The source is none of the above.
     """
@@ -126,6 +139,8 @@ def find_encoded(source: Any) -> Path | EncodedContent | None:
             return EncodedContent(content)
         case {"path": str(name)}:
             return _check_file(Path(name))
+    if is_decoder(source):
+        return find_encoded(encoded) if (encoded := find_encoded_row(source)) else None
     # Whole: an exception cannot pass through libsndfile, which would take it for the file's end.
     if hasattr(source, "read") and isinstance(content := source.read(), bytes):
         return EncodedContent(content)
@@ -134,15 +149,15 @@ def find_encoded(source: Any) -> Path | EncodedContent | None:
 
 def _check_file(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"Expected an audio file, there is none at {str(path)!r}")
+        raise FileNotFoundError(f"No such audio file: {str(path)!r}")
     if not path.is_file():
-        raise AudioError(f"Expected an audio file, {str(path)!r} is none")
+        raise AudioError(f"Not a regular file: {str(path)!r}")
     path.open("rb").close()  # raises PermissionError, of which libsndfile says "System error"
     return path
 
 
 def mix_to_mono(raw: RawAudio, limits: AudioLimits) -> AudioStream:
-    """Average a clip's channels, and raise AudioError where it goes on beyond the limits."""
+    """Average a clip's channels; reading it raises AudioError for wrong samples or too many."""
     return AudioStream(raw.sampling_rate, _mix(raw, limits))
 
 
@@ -150,28 +165,53 @@ def _mix(raw: RawAudio, limits: AudioLimits) -> Iterator[Tensor]:
     received = 0
     with closing(raw.blocks) as blocks:
         for block in blocks:
+            samples = torch.from_numpy(block)
+            check_samples(samples, received, raw.sampling_rate)
             received += len(block)
             limits.check_duration(received, raw.sampling_rate)
-            yield torch.from_numpy(block).mean(1)
+            yield samples.mean(1)
     if not received:
         raise AudioError("it holds no samples")
+
+
+def check_samples(samples: Tensor, first: int, sampling_rate: int) -> None:
+    """Raise AudioError unless all samples (time, channels) are finite and near [-1, 1].
+
+    Args:
+        samples: The samples.
+        first: The position of the first one in the clip.
+        sampling_rate: Hz.
+    """
+    low, high = samples.aminmax()  # NaN if any sample is
+    if low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE:
+        return
+    is_wrong = ~(samples.abs() <= MAX_MAGNITUDE)
+    index, channel = is_wrong.nonzero()[0].tolist()
+    value = float(samples[index, channel])
+    place = f"at sample {first + index} ({(first + index) / sampling_rate:.6g} s)"
+    if not math.isfinite(value):
+        raise AudioError(f"Expected finite samples, got {value} (NaN or infinity) {place}")
+    raise AudioError(
+        f"Expected samples in [-1, 1], with peaks of at most {MAX_MAGNITUDE:g}, got {value:.6g} "
+        f"{place}; divide integer PCM by its full scale (16 bits: 32768, 24: 8388608, 32: "
+        "2147483648)"
+    )
 
 
 def _open_decoded(source: Any, limits: AudioLimits) -> AudioStream:
     match source:
         case (array, rate) | {"array": array, "sampling_rate": rate}:
             return _open_array(array, rate)
-    if hasattr(source, "get_samples_played_in_range"):  # what `datasets` makes of a column's value
-        return mix_to_mono(open_decoder(source, limits), limits)
+    if is_decoder(source):
+        return mix_to_mono(open_decoder(reopen_decoder(source), limits), limits)
     raise TypeError(
         "Expected audio as a path, bytes, a binary file object, (array, rate) or a dict of "
         f"`array` and `sampling_rate`, got {type(source).__name__}"
     )
 
 
-def _open_array(array: AudioArray, rate: int) -> AudioStream:
-    sampling_rate = int(rate) if isinstance(rate, np.integer) else rate
-    check_sampling_rate(sampling_rate)
+def _open_array(array: AudioArray, rate: Any) -> AudioStream:
+    sampling_rate = _to_whole_rate(rate)
     if isinstance(array, np.ndarray):
         # torch refuses negative strides and foreign byte orders, and warns of read-only memory
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
@@ -196,4 +236,28 @@ def _open_array(array: AudioArray, rate: int) -> AudioStream:
     blocks = torch.split(
         waveform.reshape(channels, -1), block_length(sampling_rate, channels), dim=1
     )
-    return AudioStream(sampling_rate, (block.to("cpu", dtype).mean(0) for block in blocks))
+    return AudioStream(sampling_rate, _mix_array(blocks, dtype, sampling_rate))
+
+
+def _mix_array(blocks: tuple[Tensor, ...], dtype: torch.dtype, rate: int) -> Iterator[Tensor]:
+    received = 0
+    for block in blocks:
+        samples = block.to("cpu", dtype)
+        check_samples(samples.T, received, rate)
+        received += samples.shape[1]
+        yield samples.mean(0)
+
+
+def _to_whole_rate(rate: Any) -> int:
+    """Make an int of a rate that is a number, a scalar of NumPy or a tensor of one element.
+
+    Raises:
+        ValueError: It is no positive whole number.
+    """
+    value = rate
+    if isinstance(rate, (Tensor, np.ndarray, np.generic)) and np.prod(rate.shape) == 1:
+        value = rate.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    check_sampling_rate(value)
+    return int(value)

@@ -3,9 +3,9 @@
 What needs the optional package `datasets` is imported when it is first asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vggish_hf._runtime.lazy import lazy_names
 from vggish_hf.audioset.labels import AudioSetClass as AudioSetClass
 from vggish_hf.audioset.labels import AudioSetLabels as AudioSetLabels
 from vggish_hf.audioset.labels import Ontology as Ontology
@@ -34,25 +34,44 @@ if TYPE_CHECKING:
     from vggish_hf.audioset.released.torch_dataset import collate_padded as collate_padded
     from vggish_hf.audioset.released.torch_dataset import collate_ragged as collate_ragged
 
-_NEED_DATASETS = {
-    "AudioSetClips": "clips.builder",
-    "AudioSetClipsDataset": "clips.torch_dataset",
-    "AudioSetEmbeddings": "released.builder",
-    "AudioSetEmbeddingsDataset": "released.torch_dataset",
-    "collate_padded": "released.torch_dataset",
-    "collate_ragged": "released.torch_dataset",
-    "embed_clips": "clips.embed",
-    "export_clips": "clips.export",
-    "export_embeddings": "released.export",
-}
+__all__ = [
+    "AudioSetClass",
+    "AudioSetClips",
+    "AudioSetClipsDataset",
+    "AudioSetEmbeddings",
+    "AudioSetEmbeddingsDataset",
+    "AudioSetLabels",
+    "AudioSetRecord",
+    "Ontology",
+    "OntologyNode",
+    "RecordError",
+    "RecordReader",
+    "RecordWriter",
+    "YouTube8MFrames",
+    "YouTube8MVideo",
+    "collate_padded",
+    "collate_ragged",
+    "embed_clips",
+    "encode_audioset",
+    "export_clips",
+    "export_embeddings",
+    "parse_audioset",
+    "parse_youtube8m_frames",
+    "parse_youtube8m_video",
+]
 
-
-def __getattr__(name: str) -> Any:
-    """Find the names that need `datasets`.
-
-    Raises:
-        ImportError: `datasets` is not installed.
-    """
-    if name not in _NEED_DATASETS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEED_DATASETS[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AudioSetClips": "clips.builder",
+        "AudioSetClipsDataset": "clips.torch_dataset",
+        "AudioSetEmbeddings": "released.builder",
+        "AudioSetEmbeddingsDataset": "released.torch_dataset",
+        "collate_padded": "released.torch_dataset",
+        "collate_ragged": "released.torch_dataset",
+        "embed_clips": "clips.embed",
+        "export_clips": "clips.export",
+        "export_embeddings": "released.export",
+    },
+    needs="datasets",
+)

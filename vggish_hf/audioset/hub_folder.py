@@ -5,7 +5,7 @@
     embeddings/eval-00001-of-00002.parquet
 
 A shard holds its features in the metadata under `huggingface`, where `datasets` looks for them, and
-under `vggish_hf` what it was made from, so that an export that was cut short can go on.
+under `vggish_hf` what it was made from, so that an export that was interrupted can be resumed.
 """
 
 import json
@@ -22,11 +22,12 @@ from vggish_hf._runtime.files import unfinished_file as unfinished_file
 from vggish_hf.hub import CARD_NAME
 
 _MADE_FROM, _NOTES = b"vggish_hf", b"vggish_hf_notes"  # keys of a shard's metadata
+_BUFFER_BYTES, _BATCH_ROWS = 1 << 20, 8  # read at once; a row may be a whole video
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedShard:
-    """A shard that stands under its name, and so is whole.
+    """A shard that is complete, as it has its name.
 
     Args:
         rows: How many rows it has.
@@ -53,7 +54,9 @@ class SplitWriter:
             written again, and those written since.
 
     Raises:
-        ValueError: The folder has shards of this split that were made from something else.
+        ValueError: The folder has shards of this split that were made from something else, or that
+            are damaged: each is read, which takes as long as the disk does, and its pages'
+            checksums are compared.
 
     Example:
         >>> import tempfile
@@ -88,7 +91,9 @@ class SplitWriter:
                 "folder"
             )
         self.finished = {
-            index: self._inspect(path) for index, path in enumerate(self.paths) if path.exists()
+            index: self._inspect(path, verify=True)
+            for index, path in enumerate(self.paths)
+            if path.exists()
         }
         (folder / config).mkdir(parents=True, exist_ok=True)
 
@@ -110,7 +115,9 @@ class SplitWriter:
         with (
             unfinished_file(path) as unfinished,
             # Of uint8 embeddings zstd leaves 93 %, Parquet's default 102 %, as fast.
-            pq.ParquetWriter(unfinished, self.schema, compression="zstd") as writer,
+            pq.ParquetWriter(
+                unfinished, self.schema, compression="zstd", write_page_checksum=True
+            ) as writer,
         ):
             for table in tables:
                 writer.write_table(table)
@@ -118,12 +125,24 @@ class SplitWriter:
         self.finished[index] = self._inspect(path)
         return self.finished[index]
 
-    def _inspect(self, path: Path) -> FinishedShard:
+    def _inspect(self, path: Path, *, verify: bool = False) -> FinishedShard:
         """Read a shard's footer, which is its end, and compare what it was made from."""
         try:
-            footer = pq.read_metadata(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"Expected a Parquet file in {path}, delete it: {error}") from error
+            # Without a buffer whole columns are held; with it, a page.
+            with pq.ParquetFile(
+                path,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=verify,
+            ) as shard:
+                footer = shard.metadata
+                for _ in shard.iter_batches(_BATCH_ROWS, use_threads=False) if verify else ():
+                    pass
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"Expected a whole Parquet file in {path}, it is damaged: {error}; delete it and "
+                "run the same export again"
+            ) from error
         found = dict(footer.metadata or {})
         for key, value in self.schema.metadata.items():
             if found.get(key) != value:

@@ -1,6 +1,6 @@
 """AudioSet's segments CSVs: which seconds of which video are a clip, and what is to be heard.
 
-Behind comment lines, which start with `#`, each line is `YTID, start, end, "mid,mid"`.
+After comment lines, which start with `#`, each line is `YTID, start, end, "mid,mid"`.
 Source: https://research.google.com/audioset/download.html.
 """
 
@@ -38,7 +38,7 @@ class Segment:
         labels: Indices of the clip's classes; see `AudioSetLabels`.
 
     Raises:
-        ValueError: The id is none of YouTube's, or the clip does not end behind its start.
+        ValueError: The id is not one of YouTube's, or the clip does not end after its start.
     """
 
     video_id: str
@@ -51,7 +51,7 @@ class Segment:
             raise ValueError(f"Expected a YouTube id of 11 characters, got {self.video_id!r}")
         if not 0 <= self.start_time_seconds < self.end_time_seconds < math.inf:
             raise ValueError(
-                "Expected a clip that ends behind its start, got "
+                "Expected a clip that ends after its start, got "
                 f"{self.start_time_seconds} to {self.end_time_seconds} s"
             )
 
@@ -111,7 +111,7 @@ def split_of(path: str | os.PathLike[str]) -> str:
     if stem not in SPLITS:
         raise ValueError(
             f"Expected a CSV named {', '.join(f'{name}.csv' for name in SPLITS)}, got "
-            f"{Path(path).name!r}; say which split it is"
+            f"{Path(path).name!r}; say which split it is: pass `split` (`--split NAME`)"
         )
     return SPLITS[stem]
 

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # What is put in order takes far less, unless a thread waits for a store that does not answer.
 _SECONDS = 5.0
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,13 +30,13 @@ class Ending:
     """What an interrupted command says in the end, whether or not it gets to its own end."""
 
     def __init__(self) -> None:
-        self.last_words: Callable[[], str] | None = None
+        self.message: Callable[[], str] | None = None
 
     def say(self) -> None:
         """Print it, once."""
-        words, self.last_words = self.last_words, None
-        if words is not None:
-            print(words(), file=sys.stderr, flush=True)
+        message, self.message = self.message, None
+        if message is not None:
+            _print(message())
 
 
 @contextmanager
@@ -42,40 +44,71 @@ def ending_soon() -> Iterator[Ending]:
     """Raise `Interrupted` in the block at SIGINT or SIGTERM; at the second of them, exit at once.
 
     Where the block has not ended five seconds later, the process ends as if it were killed, which
-    no command's output minds. Outside the main thread, where Python knows no signals, nothing is
+    no command's output minds; also where the block waits in a library, which keeps Python from
+    handling the signal. Outside the main thread, where Python knows no signals, nothing is
     different.
     """
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    timer: threading.Timer | None = None
+    is_handled = False
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        nonlocal timer
-        if timer is not None:
-            _exit(number, ending)
-        timer = threading.Timer(_SECONDS, _exit, (number, ending))
-        timer.daemon = True
-        timer.start()
-        raise Interrupted(number)
+        nonlocal is_handled
+        if not is_handled:  # at the second the watcher ends the process
+            is_handled = True
+            raise Interrupted(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    # The system writes a signal's number here whatever the main thread is doing.
+    inbox, outbox = socket.socketpair()
+    outbox.setblocking(False)
+    watcher = threading.Thread(target=_watch, args=(inbox, ending), daemon=True)
+    before = {number: signal.signal(number, interrupt) for number in _NUMBERS}
+    wakeup = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
+    watcher.start()
     try:
         yield ending
     except KeyboardInterrupt:
         ending.say()
         raise
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if timer is not None:
-            timer.cancel()
+        outbox.close()  # which ends the watcher
+        watcher.join()
+        inbox.close()
+
+
+def _watch(inbox: socket.socket, ending: Ending) -> None:
+    """End the process five seconds after the first of the signals, or at the second."""
+    first = _receive(inbox)
+    if first is None:
+        return
+    inbox.settimeout(_SECONDS)
+    try:
+        second = _receive(inbox)
+    except TimeoutError:
+        second = first
+    if second is not None:
+        _exit(second, ending)
+
+
+def _receive(inbox: socket.socket) -> int | None:
+    """Wait for the next of the signals; None at the end of the block."""
+    while received := inbox.recv(1):
+        if received[0] in _NUMBERS:
+            return received[0]
+    return None
 
 
 def _exit(number: int, ending: Ending) -> None:
     ending.say()
-    sys.stderr.write("vggish-hf: interrupted\n")
-    sys.stderr.flush()
+    _print("vggish-hf: interrupted")
     os._exit(128 + number)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)

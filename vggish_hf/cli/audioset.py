@@ -2,7 +2,18 @@
 
 import argparse
 
-from vggish_hf.cli import audioset_embed, audioset_export_clips, audioset_export_embeddings
+from vggish_hf.cli._commands import Command, add_commands
+
+COMMANDS = {
+    "export-embeddings": Command(
+        "audioset_export_embeddings",
+        "export the released embeddings to a folder that load_dataset opens",
+    ),
+    "export-clips": Command(
+        "audioset_export_clips", "export audio clips to a folder that load_dataset opens"
+    ),
+    "embed": Command("audioset_embed", "embed clips as the released embeddings are"),
+}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -12,6 +23,4 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="AudioSet as a data set: released embeddings, clips",
         description="AudioSet as a data set that `datasets.load_dataset` opens.",
     )
-    group = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (audioset_export_embeddings, audioset_export_clips, audioset_embed):
-        command.add_parser(group)
+    add_commands(parser, COMMANDS)

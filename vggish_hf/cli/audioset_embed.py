@@ -17,7 +17,7 @@ examples:
 then, anywhere:
   datasets.load_dataset("embedded/", "embeddings", split="eval")
 
-After an interruption the same command goes on: what is finished is not made again.
+After an interruption run the same command to resume.
 
 exit code: 0 all clips embedded, 1 some were left out (DIR/left_out_embeddings_SPLIT.csv lists
 them), 2 a usage error
@@ -34,12 +34,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "clips", type=Path, metavar="CLIPS", help="what export-clips wrote, or audio (--segments)"
+        "clips",
+        nargs="+",
+        metavar="CLIPS",
+        help="the folder that export-clips wrote; with --segments audio files, folders or archives "
+        "of them, URLs",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--segments", metavar="CSV", help="CSV of the clips, where CLIPS is a folder of audio files"
-    )
+    parser.add_argument("--segments", metavar="CSV", help="CSV of the clips, if CLIPS is audio")
     parser.add_argument("--split", help="name of the split (default: all of them)")
     add_model_options(parser)
     parser.add_argument(

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from vggish_hf.audioset.clips.splits import ClipSplit
 
 _EPILOG = """\
-AUDIO is a folder (searched recursively) of audio files, tar archives or Parquet files with the
-columns `video_id` and `audio`, or one archive. Files are named ID, YID, ID_START_END or
-YID_START_END, in seconds or milliseconds. A file that is the whole video is cut.
+AUDIO is what `vggish-hf embed` takes: audio files, folders (searched recursively), globs, lists,
+archives (.tar, .tar.gz, .zip), Parquet files with the columns `video_id` and `audio`, or URLs.
+Files are named ID, YID or "Title [ID]"; _START, _START_END, _START-END or _START,END may follow, in
+seconds or milliseconds. A file that is the whole video is cut.
 
 examples:
   vggish-hf audioset export-clips eval_segments.csv audio/ -o audioset/
@@ -20,7 +21,7 @@ examples:
 then, anywhere:
   datasets.load_dataset("audioset/", "clips", split="eval")
 
-After an interruption the same command goes on: what is finished is not made again.
+After an interruption run the same command to resume.
 
 exit code: 0 all clips of the CSV exported, 1 some were left out (DIR/left_out_clips_SPLIT.csv lists
 them), 2 a usage error
@@ -39,7 +40,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("segments", metavar="CSV", help="one of AudioSet's segments CSVs")
-    parser.add_argument("audio", metavar="AUDIO", help="folder or archive of audio files")
+    parser.add_argument(
+        "audio", nargs="+", metavar="AUDIO", help="audio files, folders or archives of them, URLs"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--split", help="name of the split (default: by the CSV's name)")
     parser.add_argument(
@@ -81,7 +84,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_split(name: str, split: "ClipSplit", where: str) -> None:
-    """Tell what was written, and what was left out: of many, some, and where the others stand."""
+    """Print what was written and what was not: of many, some, and where the others are listed."""
+    for path, reason in split.skipped[:_SHOWN]:
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
+    if len(split.skipped) > _SHOWN:
+        print(f"skipped: {len(split.skipped) - _SHOWN} more", file=sys.stderr)
+    if split.unmatched.count:
+        print(split.unmatched, file=sys.stderr)
     for entry in split.left_out[:_SHOWN]:
         print(f"left out: {': '.join(filter(None, entry))}", file=sys.stderr)
     if len(split.left_out) > _SHOWN:

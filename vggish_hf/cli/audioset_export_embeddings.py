@@ -15,7 +15,7 @@ examples:
 then, anywhere:
   datasets.load_dataset("audioset/", "embeddings", split="eval")
 
-After an interruption the same command goes on: what is finished is not made again.
+After an interruption run the same command to resume.
 
 exit code: 0 all records exported, 1 some were left out, 2 a usage error or a damaged source
 """

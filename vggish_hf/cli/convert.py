@@ -32,6 +32,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint, or google")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--force", action="store_true", help="replace the model in a folder that is not empty"
+    )
     parser.add_argument("--pca", metavar="FILE", help="the post-processor's .npz or .pth")
     parser.add_argument(
         "--embedding-activation",
@@ -43,7 +46,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    check_new_folder(args.output)
+    if not args.force:
+        check_new_folder(args.output, "--force")
     activation: Activation = args.embedding_activation or "none"
     if args.source == "google":
         if args.pca:
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         converted = convert_google(activation)
     else:
         converted = convert_checkpoint(args.source, pca=args.pca, embedding_activation=activation)
-    save_converted(converted, args.output)
+    save_converted(converted, args.output, overwrite=args.force)
     for line in converted.left_out:
         print(f"left out: {line}")
     if converted.origin != "tensorflow" and args.embedding_activation is None:

@@ -1,10 +1,8 @@
 """`vggish-hf demo`: the main job on a bundled clip."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
-
-from vggish_hf.audio import load_audio
-from vggish_hf.pipeline import VGGishPipeline
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -23,11 +21,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    try:
-        from vggish_hf.plotting import draw_clip
-    except ModuleNotFoundError:
-        raise ImportError("The demo draws with matplotlib: pip install 'vggish-hf[plot]'") from None
+    from vggish_hf.audio import load_audio
+    from vggish_hf.pipeline import VGGishPipeline
+    from vggish_hf.plotting import check_picture, draw_clip
 
+    has_matplotlib = find_spec("matplotlib") is not None
+    if has_matplotlib:
+        check_picture(args.output)
     print("demo: a small VGGish, trained on 320 clips of ten kinds of sounds; not Google's")
     pipeline = VGGishPipeline.from_pretrained("demo")
     extractor = pipeline.extractor
@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     for start, embedding in zip(output.start_seconds, output.embeddings, strict=True):
         values = " ".join(f"{value:6.2f}" for value in embedding[:6])
         print(f"{start:5.2f} s  {values} ... ({len(embedding)} numbers)")
+    if not has_matplotlib:
+        print("for a picture of it: pip install 'vggish-hf[plot]'")
+        return 0
     examples = extractor(waveform, sampling_rate)
     draw_clip(args.output, waveform, sampling_rate, examples, output, extractor.config)
     print(f"drawn in {args.output}")

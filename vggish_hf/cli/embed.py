@@ -1,47 +1,72 @@
-"""`vggish-hf embed`: audio in; one file of embeddings out, or a folder that can be gone on with."""
+"""`vggish-hf embed`: audio in; one file of embeddings out, or a resumable folder."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from tqdm import tqdm
 
-from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.cli._interrupts import Ending, ending_soon
-from vggish_hf.cli._options import DTYPES, add_model_options, load_pipeline
+from vggish_hf.cli._options import (
+    add_model_options,
+    load_pipeline,
+    naming_flags,
+    open_missing_streams,
+    printable,
+    say,
+)
 from vggish_hf.configuration import Padding
-from vggish_hf.distributed import ClusterError, embed_dataset
-from vggish_hf.inputs import Clip, find_clips, make_decoder
-from vggish_hf.jobs.job import EmbeddingSummary
-from vggish_hf.jobs.to_folder import embed_clips_to_folder
-from vggish_hf.outputs import check_output, open_output
+from vggish_hf.distributed import ClusterError
+from vggish_hf.distributed import embed_to_folder as embed_on_cluster
+from vggish_hf.inputs import Clip, find_clips
+from vggish_hf.jobs import EmbeddingSummary, Pool, Progress, embed_to_file, embed_to_folder
+from vggish_hf.modeling.loading import parse_dtype
+from vggish_hf.modeling.postprocessor import find_postprocess
+from vggish_hf.outputs import check_output
+from vggish_hf.outputs.formats import FORMATS
 from vggish_hf.pipeline import Postprocess
 
 Engine = Literal["local", "ray"]
 
+_FLAGS = {
+    "postprocess": "--postprocess",
+    "pool": "--pool",
+    "padding": "--padding",
+    "example_hop_seconds": "--example-hop",
+    "batch_size": "--batch-size",
+    "num_workers": "--workers",
+    "max_seconds": "--max-seconds",
+    "part_clips": "--part-clips",
+    "num_actors": "--actors",
+    "revision": "--revision",
+    "dtype": "--dtype",
+    "device": "--device",
+}
+
 _EPILOG = """\
 INPUT may be a tar of audio files, a Parquet file with a column of them, and a URL: s3://, gs://,
 https://, or hf://datasets/org/name for a dataset on the Hub. A folder is searched for all of these.
-Links that lead out of it are passed over, and told. Paths in a list are relative to the working
+Links that lead out of it are skipped and reported. Paths in a list are relative to the working
 folder. Files are decoded in processes of their own, so that none of them can break the job.
 
-OUT is a file, .parquet (a row an example: id, example, start_seconds, embedding), .npz (the same as
-arrays) or .tfrecord (a SequenceExample a clip, as AudioSet's; uint8 alone; what made it stands in
-OUT.json), which is replaced where it exists, once all is done. Or it is a folder, by a slash at its
-end, for many clips: of Parquet files, each whole. After an interruption the same command goes on,
-and it tries again what has failed; other weights or options are refused. With --engine ray a
-cluster does the same.
+OUT is a file, which is replaced where it exists, once all is done: .parquet (one row per example:
+id, example, start_seconds, embedding), .npz (the same as arrays), .csv (the same as text, with the
+columns e0, e1 and so on) or .tfrecord (a SequenceExample per clip, as AudioSet's; uint8 only). What
+made a .csv or .tfrecord stands in OUT.json. Or OUT is a folder, if it ends in a slash, for many
+clips: of Parquet files, each whole. Run the same command to resume after an interruption; it also
+embeds clips again that failed or whose files have changed. Other weights or options are refused.
+With --engine ray a cluster does the same.
 
 examples:
   vggish-hf embed clip.wav -o clip.parquet
   vggish-hf embed music/ 'talks/**/*.mp3' -o all.parquet --postprocess uint8
   vggish-hf embed list.txt -o clips.npz --model org/vggish --example-hop 0.48
+  vggish-hf embed music/ -o music.csv --pool mean
   vggish-hf embed shards/ hf://datasets/org/clips -o embeddings/
   vggish-hf embed s3://bucket/shards/ -o /shared/embeddings/ --engine ray --address auto
 
@@ -75,6 +100,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "embeddings (default: none, and uint8 for .tfrecord)",
     )
     parser.add_argument(
+        "--pool",
+        choices=get_args(Pool),
+        help="write one row per clip: the mean or the maximum over its examples, or mean and "
+        "standard deviation side by side (default: one row per example)",
+    )
+    parser.add_argument(
         "--padding",
         choices=get_args(Padding),
         help="short: pad a clip shorter than an example; tail: also pad the last example; none: "
@@ -100,13 +131,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="longer clips fail (default: %(default)g)",
     )
     parser.add_argument(
-        "--follow-symlinks", action="store_true", help="follow links out of folders, too"
+        "--follow-symlinks", action="store_true", help="also follow links out of folders"
     )
     parser.add_argument(
         "--part-clips",
         type=int,
         default=256,
-        help="clips of a file of a folder; an interruption costs two such files at most "
+        help="clips per file of a folder; an interruption costs two such files at most "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -117,20 +148,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--address",
-        help="the Ray cluster's; auto: the one that this machine belongs to (default: RAY_ADDRESS, "
-        "or a new one on this machine)",
+        help="address of the Ray cluster; auto: the one that this machine belongs to (default: "
+        "RAY_ADDRESS, or a new one on this machine)",
     )
     parser.add_argument(
         "--actors",
         type=int,
-        help="copies of the network on the cluster (default: one a GPU, or for every second CPU)",
+        help="copies of the network on the cluster (default: one per GPU, or per two CPUs)",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    with ending_soon() as ending:
+    open_missing_streams()
+    with ending_soon() as ending, naming_flags(_FLAGS):
         if args.output.endswith(("/", os.sep)) or os.path.isdir(args.output):
             return _embed_to_folder(args, ending)
         for name, given in (
@@ -147,111 +179,65 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _embed_to_file(args: argparse.Namespace, output: Path) -> int:
-    postprocess: Postprocess = args.postprocess or (
-        "uint8" if output.suffix == ".tfrecord" else "none"
-    )
-    dtype = torch.uint8 if postprocess == "uint8" else torch.float32
-    check_output(output, dtype)
-    limits = AudioLimits(max_seconds=args.max_seconds)
+    file_format = FORMATS.get(output.suffix.lower())
+    only_uint8 = file_format is not None and file_format.only_uint8
+    postprocess: Postprocess = args.postprocess or ("uint8" if only_uint8 else "none")
+    check_output(output, find_postprocess(postprocess).dtype())
+    options = _options(args, postprocess)
     clips = _find_clips(args)
     pipeline = load_pipeline(args, **_settings(args))
-    options = {"batch_size": args.batch_size, "inputs": args.inputs, "limits": asdict(limits)}
-    provenance = {**pipeline.provenance(postprocess), "options": options}
-    size = pipeline.model.config.embedding_size
-    failed: dict[str, str] = {}
-    too_short: list[str] = []
-    decoders = IsolatedDecoders()
-    outputs = pipeline.stream(
-        clips,
-        postprocess=postprocess,
-        batch_size=args.batch_size,
-        num_workers=args.workers,
-        on_error=lambda _index, clip, error: failed.update({clip.id: str(error)}),
-        decode=make_decoder(decoders, limits),
-    )
-    examples = 0
-    with (
-        closing(outputs),
-        decoders,  # which end before the threads that wait for them
-        suppress(_NothingEmbeddedError),
-        tqdm(total=len(clips), unit="clip", disable=None) as progress,
-        open_output(output, size, dtype, provenance) as write,
-    ):
-        for out in outputs:
-            write(clips[out.index].id, out)
-            examples += len(out.embeddings)
-            if not len(out.embeddings):
-                too_short.append(clips[out.index].id)
-            progress.update(out.index + 1 - progress.n)
-        progress.update(len(clips) - progress.n)
-        if len(failed) == len(clips):
-            raise _NothingEmbeddedError
-    _print_left_out(failed, too_short)
-    if len(failed) == len(clips):
-        print(f"no clip was embedded, {output} is not written", file=sys.stderr)
+    with _progress_bar(len(clips)) as progress:
+        summary = embed_to_file(
+            pipeline, clips, output, inputs=args.inputs, progress=progress, **options
+        )
+    if len(summary.failed) == len(clips):
+        _report(summary)
+        say(f"no clip was embedded, {printable(output)} is not written", sys.stderr)
         return 1
-    summary = f"{examples} examples of {_clips(len(clips) - len(failed))} in {output}"
-    print(summary + (f"; {len(failed)} failed" if failed else ""))
-    return 1 if failed else 0
+    return _finish(summary, args.output)
 
 
 def _embed_to_folder(args: argparse.Namespace, ending: Ending) -> int:
-    limits = AudioLimits(max_seconds=args.max_seconds)
-    clips = _find_clips(args)
-    done = 0
-    with tqdm(total=len(clips), unit="clip", disable=None) as progress:
-
-        def note(count: int) -> None:
-            nonlocal done
-            done += count
-            progress.update(count)
-
-        options: dict[str, Any] = {
-            "postprocess": args.postprocess or "none",
-            "batch_size": args.batch_size,
-            "num_workers": args.workers,
-            "part_clips": args.part_clips,
-            "limits": limits,
-            "progress": note,
-        }
-        ending.last_words = lambda: (
-            f"{done} of {len(clips)} clips are done, in {args.output}, which gets "
-            f"{args.part_clips} at a time; the same command goes on"
-        )
-        try:
-            summary = _run_engine(args, clips, options)
-        except ClusterError as error:
-            progress.close()
-            print(f"vggish-hf: error: {error}", file=sys.stderr)
-            return 2
-    _print_left_out(summary.failed, summary.too_short)
-    parts = [f"{summary.examples} examples of {_clips(summary.clips)} in {args.output}"]
-    if summary.skipped:
-        parts.append(f"{summary.skipped} were done before")
-    if summary.failed:
-        parts.append(f"{len(summary.failed)} failed")
-    print("; ".join(parts))
-    return 1 if summary.failed else 0
-
-
-def _run_engine(
-    args: argparse.Namespace, clips: Sequence[Clip], options: Mapping[str, Any]
-) -> EmbeddingSummary:
-    if args.engine == "local":
-        return embed_clips_to_folder(
-            load_pipeline(args, **_settings(args)), clips, args.output, **options
-        )
-    if args.device != "cpu":
+    options = {**_options(args, args.postprocess or "none"), "part_clips": args.part_clips}
+    if args.engine == "ray" and args.device != "cpu":
         raise ValueError(
             f"Expected no `--device` with `--engine ray`, got {args.device!r}; every actor takes a "
             "GPU where the cluster has any"
         )
-    return embed_dataset(
+    clips = _find_clips(args)
+    done = 0
+    try:
+        with _progress_bar(len(clips)) as show:
+
+            def progress(count: int, seconds: float) -> None:
+                nonlocal done
+                done += count
+                show(count, seconds)
+
+            options["progress"] = progress
+            ending.message = lambda: (
+                f"{done} of {len(clips)} clips are done, in {printable(args.output)}, "
+                f"{args.part_clips} clips a part; run the same command to resume"
+            )
+            summary = _run_engine(args, clips, options)
+    except ClusterError as error:
+        say(f"vggish-hf: error: {printable(error)}", sys.stderr)
+        return 2
+    return _finish(summary, args.output)
+
+
+def _run_engine(
+    args: argparse.Namespace, clips: Sequence[Clip], options: dict[str, Any]
+) -> EmbeddingSummary:
+    if args.engine == "local":
+        pipeline = load_pipeline(args, **_settings(args))
+        return embed_to_folder(pipeline, clips, args.output, **options)
+    return embed_on_cluster(
+        args.model,
         clips,
         args.output,
-        model=args.model,
         revision=args.revision,
-        dtype=DTYPES[args.dtype],
+        dtype=parse_dtype(args.dtype),
         address=args.address,
         num_actors=args.actors,
         **_settings(args),
@@ -260,27 +246,63 @@ def _run_engine(
 
 
 def _find_clips(args: argparse.Namespace) -> list[Clip]:
+    output = os.path.abspath(args.output)
+
     def note(path: str, reason: str) -> None:
         # An output of an earlier run that lies among the inputs is no news.
-        if not os.path.abspath(path).startswith(os.path.abspath(args.output)):
-            print(f"passed over: {path}: {reason}", file=sys.stderr)
+        place = os.path.abspath(path)
+        if place != output and not place.startswith(os.path.join(output, "")):
+            say(f"skipped: {printable(path)}: {reason}", sys.stderr)
 
     return find_clips(args.inputs, follow_symlinks=args.follow_symlinks, on_skip=note)
+
+
+def _options(args: argparse.Namespace, postprocess: Postprocess) -> dict[str, Any]:
+    return {
+        "postprocess": postprocess,
+        "pool": args.pool,
+        "batch_size": args.batch_size,
+        "num_workers": args.workers,
+        "limits": AudioLimits(max_seconds=args.max_seconds),
+    }
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {"padding": args.padding, "example_hop_seconds": args.example_hop}
 
 
-def _print_left_out(failed: Mapping[str, str], too_short: Iterable[str]) -> None:
-    for clip, reason in failed.items():
-        print(f"failed: {clip}: {reason}", file=sys.stderr)
-    for clip in too_short:
-        print(f"shorter than an example: {clip}", file=sys.stderr)
+@contextmanager
+def _progress_bar(clips: int) -> Iterator[Progress]:
+    """Show on a terminal how many clips are done, and how much audio has been read."""
+    total = 0.0
+    with tqdm(total=clips, unit="clip", disable=None, miniters=0) as bar:
+
+        def progress(count: int, seconds: float) -> None:
+            nonlocal total
+            total += seconds
+            audio = tqdm.format_interval(int(total))
+            bar.set_postfix_str(f"{audio} of audio", refresh=False)
+            bar.update(count)
+
+        yield progress
 
 
-class _NothingEmbeddedError(Exception):
-    """Every input failed: the output, and one that is there, stay as they are."""
+def _finish(summary: EmbeddingSummary, output: str) -> int:
+    _report(summary)
+    parts = [f"{summary.examples} examples of {_clips(summary.clips)} in {printable(output)}"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} were done before")
+    if summary.failed:
+        parts.append(f"{len(summary.failed)} failed")
+    say("; ".join(parts))
+    return 1 if summary.failed else 0
+
+
+def _report(summary: EmbeddingSummary) -> None:
+    for clip, reason in summary.failed.items():
+        say(f"failed: {printable(clip)}: {printable(reason)}", sys.stderr)
+    for clip in summary.too_short:
+        say(f"shorter than an example: {printable(clip)}", sys.stderr)
 
 
 def _clips(count: int) -> str:

@@ -2,28 +2,48 @@
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
+from vggish_hf._checks import check_at_least_one
 from vggish_hf._runtime.files import unfinished_file
-from vggish_hf.cli._options import add_model_options, load_pipeline
-from vggish_hf.inputs import find_inputs
-from vggish_hf.metrics import EmbeddingSet, FadResult, PresetName, frechet_audio_distance
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
+from vggish_hf.cli._options import (
+    add_model_options,
+    load_pipeline,
+    naming_flags,
+    printable,
+    say,
+)
+from vggish_hf.metrics import FadResult, PresetName, find_set, frechet_audio_distance
+
+# What the command line calls arguments of Python.
+_FLAGS = {
+    "batch_size": "--batch-size",
+    "num_workers": "--workers",
+    "max_seconds": "--max-seconds",
+    "force": "--force",
+    "model": "--model",
+    "preset": "--preset",
+    "infinity": "--inf",
+}
 
 _EPILOG = """\
-REAL and FAKE are each an audio folder (searched recursively), a glob, a .txt list with a path a
-line, a Parquet file of embeddings (`vggish-hf embed`, or an AudioSet export), or a .npz file of
-statistics. The model is loaded where there is audio. Sets that were embedded differently are not
-compared, unless forced. Files are replaced where they exist, once all is done.
+REAL and FAKE are each whatever `vggish-hf embed` takes: an audio file, a folder (searched
+recursively), a glob, a .txt list with a path a line, an archive, a Parquet file with a column of
+audio, or a URL. Or they are embeddings: a folder or a file, .parquet or .npz, that `vggish-hf
+embed` has written, or an AudioSet export. Or an .npz file of statistics. Content tells which. The
+model is loaded where there is audio. Both sets are checked before either is embedded; sets that
+were embedded differently are not compared, unless forced. Files are decoded in processes of their
+own. Output files are replaced where they exist, when the whole score is known.
 
 examples:
   vggish-hf fad real/ generated/
   vggish-hf fad real/ generated/ --preset google --save-stats real.npz
   vggish-hf fad real.npz generated/ --preset google --per-file --plot files.png
-  vggish-hf fad real.parquet generated.parquet --inf --json - | jq .infinity.score
+  vggish-hf fad embeddings/ generated.parquet --inf --json - | jq .infinity.score
 
 exit code: 0 all clips counted, 1 some failed (the others are scored), 2 no score
 """
@@ -69,35 +89,56 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workers", type=int, default=2, help="files decoded at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=DEFAULT_LIMITS.max_seconds,
+        metavar="SECONDS",
+        help="longer clips fail (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--follow-symlinks", action="store_true", help="follow links out of folders, too"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    with naming_flags(_FLAGS):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     _check_outputs(args)
-    real, fake = find_inputs([args.real]), find_inputs([args.fake])
-    endings = {os.path.splitext(path)[1].lower() for path in (*real, *fake)}
+    check_at_least_one(batch_size=args.batch_size, num_workers=args.workers)
+    limits = AudioLimits(max_seconds=args.max_seconds)
+    real, fake = (
+        find_set(name, follow_symlinks=args.follow_symlinks, on_skip=_note_skipped)
+        for name in (args.real, args.fake)
+    )
     result = frechet_audio_distance(
         real,
         fake,
-        model=load_pipeline(args) if endings - {".npz", ".parquet"} else None,
+        model=load_pipeline(args) if "audio" in (real.kind, fake.kind) else None,
         preset=args.preset,
         per_clip=args.per_file or args.plot is not None,
         infinity=args.inf,
         force=args.force,
         batch_size=args.batch_size,
         num_workers=args.workers,
+        limits=limits,
+        isolated=True,
         progress=True,
     )
     document = json.dumps(result.to_dict(), indent=2)
     if args.json == "-":
-        print(document)
+        say(document)
     else:
         for line in _table(result, per_file=args.per_file):
-            print(line)
+            say(line)
     failures = (*result.real.failures, *result.fake.failures)
     for clip, reason in failures:
-        print(f"failed: {clip}: {reason}", file=sys.stderr)
+        say(f"failed: {printable(clip)}: {printable(reason)}", sys.stderr)
     if args.save_stats is not None:
         result.real.statistics.save(args.save_stats)
     if args.json not in (None, "-"):
@@ -106,6 +147,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         _plot(args.plot, result)
     return 1 if failures else 0
+
+
+def _note_skipped(path: str, reason: str) -> None:
+    say(f"skipped: {printable(path)}: {reason}", sys.stderr)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -119,24 +164,49 @@ def _check_outputs(args: argparse.Namespace) -> None:
                 f"Expected the name of a file in an existing folder, got {str(path)!r}"
             )
     if args.plot is not None:
+        from vggish_hf.plotting import check_picture
+
         try:
-            from vggish_hf.plotting import check_picture
+            check_picture(args.plot)
         except ModuleNotFoundError:
             raise ImportError(
                 "--plot draws with matplotlib: pip install 'vggish-hf[plot]'"
             ) from None
-        check_picture(args.plot)
 
 
 def _table(result: FadResult, *, per_file: bool) -> Iterator[str]:
     if per_file:
-        yield "     score  examples  file"
-        for clip, examples, score in result.per_clip or ():
-            yield f"{'' if score is None else f'{score:.4g}':>10} {examples:>9}  {clip}"
+        clips = result.per_clip or ()
+        scores = _figures([clip.score for clip in clips])
+        rows = [
+            (score, str(clip.examples), printable(clip.clip))
+            for score, clip in zip(scores, clips, strict=True)
+        ]
+        yield from _columns([("score", "examples", "file"), *rows], ">><")
         yield ""
-    yield "set      clips  examples  failed"
-    yield _row("real", result.real)
-    yield _row("fake", result.fake)
+    sets = [
+        (
+            name,
+            "" if of.clips is None else str(of.clips),
+            str(of.statistics.count),
+            str(len(of.failures)),
+        )
+        for name, of in (("real", result.real), ("fake", result.fake))
+    ]
+    yield from _columns([("set", "clips", "examples", "failed"), *sets], "<>>>")
+    yield ""
+    fit = result.infinity
+    fad, *infinity = _figures([result.score] if fit is None else [result.score, fit.score])
+    lines = [("FAD", fad, _origin(result))]
+    if fit is not None:
+        fitted = f"(R2 {fit.r_squared:.4f}, drawn: {fit.drawn})"
+        lines.append(("infinity", infinity[0], fitted))
+    yield from _columns(lines, "<<<")
+    for note in result.notes:
+        yield f"note: {printable(note)}".replace("`infinity`", "`--inf`")
+
+
+def _origin(result: FadResult) -> str:
     provenance = result.provenance
     preset = provenance.get("preset") or {}
     made = {
@@ -145,17 +215,26 @@ def _table(result: FadResult, *, per_file: bool) -> Iterator[str]:
         "preset": preset.get("name"),
     }
     origin = ", ".join(f"{key} {value}" for key, value in made.items() if value)
-    yield f"FAD {result.score:.4g}" + (f" ({origin})" if origin else "")
-    if result.infinity is not None:
-        fit = result.infinity
-        yield f"infinity {fit.score:.4g} (R2 {fit.r_squared:.4f}, drawn: {fit.drawn})"
-    for note in result.notes:
-        yield f"note: {note}"
+    return printable(f"({origin})" if origin else "")
 
 
-def _row(name: str, of: EmbeddingSet) -> str:
-    clips = "" if of.clips is None else of.clips
-    return f"{name} {clips:>9} {of.statistics.count:>9} {len(of.failures):>7}"
+def _columns(rows: Sequence[Sequence[str]], alignments: str) -> Iterator[str]:
+    """Lay out a table, each column as wide as its widest text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, alignments, widths, strict=True)
+        yield "  ".join(f"{text:{side}{width}}" for text, side, width in cells).rstrip()
+
+
+def _figures(values: Sequence[float | None]) -> list[str]:
+    """Write numbers of four digits one below the other, their decimal points in one column."""
+    texts = ["" if value is None else f"{value:.4g}" for value in values]
+    ends = [len(text.partition(".")[0].partition("e")[0]) for text in texts]
+    left = [
+        " " * (max(ends, default=0) - end) + text for end, text in zip(ends, texts, strict=True)
+    ]
+    width = max(map(len, left), default=0)
+    return [text.ljust(width) for text in left]
 
 
 def _plot(path: Path, result: FadResult) -> None:

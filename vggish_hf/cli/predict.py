@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
-from vggish_hf.cli._options import check_device, naming_flags, printable, say
+from vggish_hf.cli._options import naming_flags, printable, say
 from vggish_hf.cli._scores import WriteScores, check_scores_file, open_scores
 from vggish_hf.inputs import Clip, find_clips, make_decoder
+from vggish_hf.modeling.loading import check_device
 from vggish_hf.pipeline import VGGishPipeline
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from vggish_hf import hub
+from vggish_hf._runtime.files import read_json
 from vggish_hf.pipeline import VGGishPipeline
 
 
@@ -16,7 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "model.safetensors, preprocessor_config.json and README.md.",
         epilog="example: vggish-hf push vggish/ org/vggish",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what convert made")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what convert or train made")
     parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository, made if need be")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -25,10 +26,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    VGGishPipeline.from_pretrained(args.folder)
+    _check(args.folder)
     print(
         hub.push_folder(
             args.folder, args.repo_id, revision=args.revision, private=args.private or None
         )
     )
     return 0
+
+
+def _check(folder: Path) -> None:
+    """Load what the folder holds, a model or a classifier, or raise what is wrong with it."""
+    config = hub.find_folder(folder, (hub.CONFIG_NAME,)) / hub.CONFIG_NAME
+    if "classifier_type" in read_json(config):
+        from vggish_hf.lightning import VGGishClassifier
+
+        VGGishClassifier.from_pretrained(folder)
+    else:
+        VGGishPipeline.from_pretrained(folder)

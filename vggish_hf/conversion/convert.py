@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vggish_hf import hub
 from vggish_hf.configuration import Activation, VGGishConfig
 from vggish_hf.conversion.sources import (
     GOOGLE_CHECKPOINT,
@@ -34,6 +35,11 @@ from vggish_hf.modeling import VGGishModel
 from vggish_hf.modeling.loading import assign_strictly
 from vggish_hf.tf_files.checkpoint.reader import CheckpointVariable, is_checkpoint, read_checkpoint
 
+_WAYS_OUT = (
+    f"Where this machine has no network, copy {GOOGLE_CHECKPOINT.url} and {GOOGLE_PCA.url} to it, "
+    f"run `vggish-hf convert {GOOGLE_CHECKPOINT.name} --pca {GOOGLE_PCA.name} -o DIR` and use "
+    "`--model DIR`; `--model demo` is a small model inside the package, to try"
+)
 _GOOGLE_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
 
 
@@ -145,14 +151,22 @@ def _is_published(path: Path, published: PublishedFile) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == published.sha256
 
 
-def save_converted(converted: ConvertedCheckpoint, folder: str | Path) -> None:
+def save_converted(
+    converted: ConvertedCheckpoint, folder: str | Path, *, overwrite: bool = False
+) -> None:
     """Write a model folder, whole or not at all: model, extractor and card.
+
+    Args:
+        converted: What to write.
+        folder: The folder; made if need be.
+        overwrite: Whether the model in a folder that is not empty is replaced; other files stay.
 
     Raises:
         FileExistsError: The folder exists and is not empty.
     """
     folder = Path(folder)
-    check_new_folder(folder)
+    if not overwrite:
+        check_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     parent = folder if folder.exists() else folder.parent
     with tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as unfinished:
@@ -165,14 +179,19 @@ def save_converted(converted: ConvertedCheckpoint, folder: str | Path) -> None:
             content.replace(folder)
             return
         # An empty folder may be a mount point or somebody's working directory: it must stay.
-        for path in content.iterdir():
+        # The config goes first and comes last, so that a folder with a config is whole.
+        folder.joinpath(hub.CONFIG_NAME).unlink(missing_ok=True)
+        for path in sorted(content.iterdir(), key=lambda path: path.name == hub.CONFIG_NAME):
             path.replace(folder / path.name)
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raise FileExistsError unless the folder is still to be made, or empty."""
+def check_new_folder(folder: Path, option: str = "overwrite=True") -> None:
+    """Raise FileExistsError, which names the option, unless the folder is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"Expected a new or empty folder, {str(folder)!r} is not")
+        raise FileExistsError(
+            f"Expected a new or empty folder, {str(folder)!r} is not; choose another, or pass "
+            f"{option} to replace the model in it"
+        )
 
 
 def convert_google(embedding_activation: Activation = "none") -> ConvertedCheckpoint:
@@ -213,14 +232,19 @@ def google_folder(local_files_only: bool = False) -> Path:
     folder = cache_folder() / f"google-{GOOGLE_CHECKPOINT.sha256[:8]}"
     if folder.is_dir():
         return folder
-    if local_files_only:
+    if local_files_only or hub.is_offline():
         raise FileNotFoundError(
             f"Expected the model 'google' in the cache, there is no {str(folder)!r}; load it once "
-            "without local_files_only and HF_HUB_OFFLINE"
+            f"without local_files_only and HF_HUB_OFFLINE. {_WAYS_OUT}"
         )
     with _lock():
         if not folder.is_dir():  # still: another process may have made it meanwhile
-            save_converted(_convert_google("none"), folder)
+            try:
+                converted = _convert_google("none")
+            except OSError as error:
+                error.add_note(_WAYS_OUT)
+                raise
+            save_converted(converted, folder)
             # 291 MB that nobody needs again
             cache_folder().joinpath(GOOGLE_CHECKPOINT.name).unlink(missing_ok=True)
     return folder

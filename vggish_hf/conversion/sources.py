@@ -9,9 +9,6 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 
-from huggingface_hub.constants import HF_ASSETS_CACHE
-from tqdm import tqdm
-
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
 
@@ -47,7 +44,11 @@ GOOGLE_PCA = PublishedFile(
 
 def cache_folder() -> Path:
     """Where fetched files lie: `VGGISH_HF_CACHE`, or a folder beside the Hub's cache."""
-    return Path(os.environ.get("VGGISH_HF_CACHE") or Path(HF_ASSETS_CACHE, "vggish-hf"))
+    if chosen := os.environ.get("VGGISH_HF_CACHE"):
+        return Path(chosen)
+    from huggingface_hub.constants import HF_ASSETS_CACHE
+
+    return Path(HF_ASSETS_CACHE, "vggish-hf")
 
 
 def fetch(file: PublishedFile, folder: Path) -> Path:
@@ -96,6 +97,8 @@ def _sha256(path: Path) -> str:
 
 def _append(file: PublishedFile, part: Path) -> None:
     """Fetch what `part` lacks; where the server sends more than it should, not much of that."""
+    from tqdm import tqdm
+
     with part.open("ab") as output:
         have = output.tell()
         if have >= file.size:

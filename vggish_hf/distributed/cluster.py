@@ -4,10 +4,11 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from vggish_hf._checks import check_at_least_one
 
@@ -22,6 +23,18 @@ READER_BYTES = 1 << 30
 
 # Far more than a part, or a clip of half a day, takes from a slow store; what hangs ends, too.
 _STALLED_SECONDS = 6 * 3600.0
+
+
+# For a connection to the address of a cluster, across the world too, and for its first answer.
+_ANSWER_SECONDS = 10.0
+
+# Ray speaks gRPC, which is HTTP/2: both sides begin with a frame of settings, of type 4.
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS + bytes(5)
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot be reached or failed; parts that were written are complete."""
 
 
 def import_ray() -> Any:
@@ -47,6 +60,7 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
     is_ours = not ray.is_initialized()
     if is_ours:
+        check_answers(address or os.environ.get("RAY_ADDRESS"))
         with _own_signals():
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current().copy()
@@ -69,6 +83,29 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_answers(address: str | None) -> None:
+    """Raise ClusterError if no cluster is at an address, for which Ray would wait for minutes.
+
+    Args:
+        address: `host:port`, with or without `ray://`; of others nothing is known.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        place = host.strip("[]"), int(port)
+        with socket.create_connection(place, _ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(_HTTP2_HELLO)
+                if connection.makefile("rb").read(4)[3:] != _HTTP2_SETTINGS:
+                    raise OSError("something else answers there")
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ClusterError(
+            f"No Ray cluster answers at {address!r} ({error}); start one there with `ray start "
+            "--head`, or pass another address"
+        ) from error
+
+
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Undo what the block, `ray.init`, makes of SIGTERM, which is its caller's."""
@@ -81,29 +118,42 @@ def _own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def actor_options(
-    ray: Any, num_actors: int | None, cpus_per_actor: float, gpus_per_actor: float | None
-) -> dict[str, Any]:
-    """Arguments of Ray Data for the actors, see `fit_actors`."""
-    count, gpus = fit_actors(ray.cluster_resources(), num_actors, cpus_per_actor, gpus_per_actor)
-    # One that runs is enough: when a machine is lost for good, the others go on.
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count)
-    return {"compute": pool, "num_cpus": cpus_per_actor, "num_gpus": gpus}
+class Share(NamedTuple):
+    """How the processors of a cluster are shared out."""
+
+    num_actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+    cpus_per_reader: float = 1.0
+    cpus_per_writer: float = 0.25
 
 
-def fit_actors(
+def actor_options(ray: Any, share: Share) -> dict[str, Any]:
+    """Arguments of Ray Data for the actors."""
+    # One that runs is enough: when a machine is lost for good, the others continue.
+    pool = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=share.num_actors, initial_size=share.num_actors
+    )
+    return {
+        "compute": pool,
+        "num_cpus": share.cpus_per_actor,
+        "num_gpus": share.gpus_per_actor,
+    }
+
+
+def share_cluster(
     have: Mapping[str, float],
     num_actors: int | None,
     cpus_per_actor: float,
     gpus_per_actor: float | None,
-) -> tuple[int, float]:
-    """How many actors there may be, and how many GPUs each takes.
+) -> Share:
+    """Decide how many actors there are, and what they and the tasks beside them take.
 
     Args:
         have: What the cluster has, by Ray's names.
-        num_actors: As for `embed_dataset`.
-        cpus_per_actor: As for `embed_dataset`.
-        gpus_per_actor: As for `embed_dataset`.
+        num_actors: As for `embed_to_folder`.
+        cpus_per_actor: As for `embed_to_folder`.
+        gpus_per_actor: As for `embed_to_folder`.
 
     Raises:
         ValueError: The cluster is too small for them, or for the tasks beside them.
@@ -122,8 +172,12 @@ def fit_actors(
             fitting = min(gpus / gpus_per_actor, (cpus - 1) / cpus_per_actor)
         num_actors = max(int(fitting), 1)
     check_at_least_one(num_actors=num_actors)
+    share = Share(num_actors, cpus_per_actor, gpus_per_actor)
+    if num_actors == 1 and 1 <= cpus < 2 and cpus_per_actor <= cpus:
+        # Each gets a part of the processor, and they take turns.
+        share = Share(1, cpus / 2, gpus_per_actor, cpus / 4, cpus / 4)
     for unit, there, needed in (
-        ("CPUs", cpus, num_actors * cpus_per_actor + 1),
+        ("CPUs", cpus, num_actors * share.cpus_per_actor + share.cpus_per_reader),
         ("GPUs", gpus, num_actors * gpus_per_actor),
         ("bytes of memory", have.get("memory", math.inf), READER_BYTES),
     ):
@@ -133,4 +187,4 @@ def fit_actors(
                 f"{cpus_per_actor:g} CPUs and {gpus_per_actor:g} GPUs and a CPU to read with, got "
                 f"{there:.10g}; let more machines join it, or pass fewer `num_actors`"
             )
-    return num_actors, gpus_per_actor
+    return share

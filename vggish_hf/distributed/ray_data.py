@@ -1,16 +1,17 @@
-"""Embed clips on a cluster, by Ray Data, as `embed_clips_to_folder` does on one machine.
+"""Embed clips on a cluster, by Ray Data, as `vggish_hf.jobs.embed_to_folder` does on one machine.
 
     parts of the listing -> examples -> embeddings -> files
        from the driver    CPU tasks  actors, GPUs  CPU tasks
 
 What moves between machines are log-mel examples: a seventh of the bytes of the PCM they are made
 of. Ray retries what dies with a process or a machine, holds the tasks back when the network cannot
-follow, and spills to disk what its memory does not hold.
+follow, and spills to disk what its memory does not hold. A clip longer than a block moves in
+pieces, whose embeddings, a fiftieth of the examples, the driver joins and writes.
 """
 
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,29 +23,41 @@ from vggish_hf import hub
 from vggish_hf._checks import check_at_least_one
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.configuration import Padding
-from vggish_hf.distributed.cluster import READER_BYTES, actor_options, connected, import_ray
-from vggish_hf.distributed.stages import PartEmbedder, Row, part_row, read_part, write_part
+from vggish_hf.distributed.cluster import (
+    READER_BYTES,
+    ClusterError,
+    actor_options,
+    connected,
+    import_ray,
+    share_cluster,
+)
+from vggish_hf.distributed.stages import (
+    PartEmbedder,
+    Row,
+    embedded_block,
+    part_row,
+    read_part,
+    write_part,
+)
 from vggish_hf.inputs import Clip
 from vggish_hf.inputs.addresses import is_url
-from vggish_hf.jobs.job import EmbeddingJob, EmbeddingSummary, Progress, cut_parts
+from vggish_hf.jobs.embedded import ClipJoiner
+from vggish_hf.jobs.job import EmbeddingJob, EmbeddingSummary, cut_parts
+from vggish_hf.jobs.progress import Progress, ProgressMeter
+from vggish_hf.modeling.pooling import Pool
 from vggish_hf.pipeline import Postprocess, VGGishPipeline
 
-_WRITER_CPUS = 0.25
 
-
-class ClusterError(RuntimeError):
-    """A cluster that gave up; what was written is whole, and the next run does the rest."""
-
-
-def embed_dataset(
+def embed_to_folder(
+    model: str | Path,
     clips: Sequence[Clip],
     folder: str | Path,
     *,
-    model: str | Path,
     dtype: torch.dtype = torch.float32,
     padding: Padding | None = None,
     example_hop_seconds: float | None = None,
     postprocess: Postprocess = "none",
+    pool: Pool | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
     part_clips: int = 256,
@@ -58,22 +71,23 @@ def embed_dataset(
 ) -> EmbeddingSummary:
     """Embed clips into a folder of Parquet files, on a Ray cluster.
 
-    Files and rows are as `embed_clips_to_folder` makes them, and a run of either goes on with what
-    the other has left. Every machine must have this package, and must reach the clips, the model
-    and the folder under the same names: a folder that all share, or a Hub id for the model.
+    Files and rows are as `vggish_hf.jobs.embed_to_folder` makes them, and a run of either resumes
+    what the other has begun. Every machine must have this package, and must reach the clips, the
+    model and the folder under the same names: a folder that all share, or a Hub id for the model.
 
     A process or machine that dies costs the parts that it was at, which are made again, as often
-    as need be; a job in which no part goes on for six hours ends. When this process dies, the job
-    does, and is repeated.
+    as need be; a job without progress for six hours ends. When this process dies, the job does, and
+    is repeated.
 
     Args:
-        clips: As for `embed_clips_to_folder`; paths are relative to this process's folder.
-        folder: As for `embed_clips_to_folder`.
         model: As for `VGGishPipeline.from_pretrained`.
+        clips: As for `vggish_hf.jobs.embed_to_folder`; paths are relative to this process's folder.
+        folder: As there.
         dtype: In which precision the network runs.
         padding: As for `VGGishPipeline.from_pretrained`.
         example_hop_seconds: As for `VGGishPipeline.from_pretrained`.
         postprocess: As for calling a pipeline.
+        pool: Write one row per clip, see `Pool`; without it, one per example.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that a task decodes at once; more where the store is slow.
         part_clips: Clips of a task and of a file; of long ones a file has fewer.
@@ -83,16 +97,19 @@ def embed_dataset(
             called before, its cluster is taken.
         num_actors: Copies of the network at most; without it, one for each `gpus_per_actor` of the
             cluster, or without GPUs one for every second CPU.
-        cpus_per_actor: CPUs that each takes.
+        cpus_per_actor: CPUs that each takes; where the cluster has less than two, half of these:
+            reading and embedding then take turns.
         gpus_per_actor: GPUs that each takes; without it, one if the cluster has any, and else none.
-        progress: Called with how many more clips are done, or have failed.
+        progress: Called with how many more clips are done or have failed, and how many more
+            seconds of audio have been embedded.
         **options: How to fetch from the Hub, see `HubOptions`.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: As `embed_clips_to_folder`; or the cluster is too small for the actors.
-        OSError: The folder cannot be written to, for example since the disk is full.
-        ClusterError: Parts were lost again and again.
+        ValueError: As `vggish_hf.jobs.embed_to_folder`; or the cluster is too small.
+        OSError: The folder cannot be written to, for example since the disk is full, or another job
+            writes to it.
+        ClusterError: There is no cluster at the address, or parts were lost again and again.
     """
     ray = import_ray()
     check_at_least_one(batch_size=batch_size, num_workers=num_workers, part_clips=part_clips)
@@ -103,49 +120,84 @@ def embed_dataset(
         **options,
     }
     pipeline = VGGishPipeline.from_pretrained(model, **settings)
-    job = EmbeddingJob(clips, folder, pipeline, postprocess, limits, progress)
-    if not job.pending:
-        return job.finish()
-    clips = [_absolute(clip) for clip in clips]
-    output = os.path.abspath(folder)
     config = pipeline.extractor.config
+    output = os.path.abspath(folder)
     reading = {"config": config, "dtype": dtype, "limits": limits, "num_workers": num_workers}
     network: dict[str, Any] = {
-        "model": os.path.abspath(model) if Path(model).is_dir() else str(model),
+        "model": _same_everywhere(model, pipeline),
         "folder": output,
         "postprocess": postprocess,
         "batch_size": batch_size,
         "limits": limits,
+        "pool": pool,
     }
-    with connected(ray, address):
-        actors = actor_options(ray, num_actors, cpus_per_actor, gpus_per_actor)
-        network["settings"] = {**settings, "device": "cuda" if actors["num_gpus"] else "cpu"}
-        # A task that is tried again may cut its part into other blocks than its first try, of which
-        # some are on their way already; a clip may then be in none of them.
-        while job.pending:
-            before = len(job.pending)
-            parts = [part_row(part) for part in cut_parts(clips, job.pending, part_clips)]
-            dataset = (
-                ray.data.from_items(parts, override_num_blocks=len(parts))
-                .flat_map(read_part, fn_kwargs=reading, num_cpus=1, memory=READER_BYTES)
-                .map(PartEmbedder, fn_constructor_kwargs=network, **actors)
-                .map(
-                    write_part,
-                    fn_kwargs={"folder": output, "config": config},
-                    num_cpus=_WRITER_CPUS,
-                )
+    writing = {"folder": output, "config": config, "pool": pool}
+    meter = ProgressMeter(progress)
+    with EmbeddingJob(clips, folder, pipeline, postprocess, limits, pool) as job:
+        meter.add(clips=job.skipped)
+        if not job.pending:
+            return job.finish()
+        clips = [_absolute(clip) for clip in clips]
+        with connected(ray, address):
+            share = share_cluster(
+                ray.cluster_resources(), num_actors, cpus_per_actor, gpus_per_actor
             )
-            with closing(_rows(ray, dataset)) as rows:
-                for row in rows:
-                    if (error := json.loads(row["error"])) is not None:
-                        raise OSError(*error)
-                    job.note(json.loads(row["counts"]), json.loads(row["failed"]))
-            if len(job.pending) == before:
-                raise ClusterError(
-                    f"Ray has done all of its tasks, and {before} clips are missing, such as "
-                    f"{min(job.pending)!r}; run the same again"
+            network["settings"] = {**settings, "device": "cuda" if share.gpus_per_actor else "cpu"}
+            # A task that is tried again may cut its part into other blocks than its first try, of
+            # which some are on their way already; a clip may then be in none of them.
+            while job.pending:
+                before = len(job.pending)
+                parts = [part_row(part) for part in cut_parts(clips, job.pending, part_clips)]
+                dataset = (
+                    ray.data.from_items(parts, override_num_blocks=len(parts))
+                    .flat_map(
+                        read_part,
+                        fn_kwargs=reading,
+                        num_cpus=share.cpus_per_reader,
+                        memory=READER_BYTES,
+                    )
+                    .map(PartEmbedder, fn_constructor_kwargs=network, **actor_options(ray, share))
+                    .map(write_part, fn_kwargs=writing, num_cpus=share.cpus_per_writer)
                 )
-    return job.finish()
+                with closing(_rows(ray, dataset)) as rows:
+                    _note_rows(rows, pipeline, job, meter)
+                if len(job.pending) == before:
+                    raise ClusterError(
+                        f"Ray has done all of its tasks, and {before} clips are missing, such as "
+                        f"{min(job.pending)!r}; run the command again"
+                    )
+        return job.finish()
+
+
+def _note_rows(
+    rows: Iterable[Row], pipeline: VGGishPipeline, job: EmbeddingJob, meter: ProgressMeter
+) -> None:
+    """Take note of what is written, and write the long clips of which all pieces are there."""
+    joiner = ClipJoiner(pipeline.extractor)
+    config = pipeline.extractor.config
+    hop_seconds = config.example_hop_length / config.sampling_rate
+    for row in rows:
+        if (error := json.loads(row["error"])) is not None:
+            raise OSError(*error)
+        counts, failed = json.loads(row["counts"]), json.loads(row["failed"])
+        seconds = sum(counts.values()) * hop_seconds
+        if row["piece"] != "null":
+            joined = joiner.add(embedded_block(row, pipeline.extractor))
+            if joined is not None:
+                joined.write(job.folder, job.pool)
+            counts = {} if joined is None else joined.counts
+        meter.add(clips=job.note(counts, failed) if counts or failed else 0, seconds=seconds)
+
+
+def _same_everywhere(model: str | Path, pipeline: VGGishPipeline) -> str:
+    """Name a model so that it means the same from the folders of Ray's processes.
+
+    What a name means has been decided by loading it: a local folder is one that was loaded from.
+    """
+    found = pipeline.weights_path
+    if found is not None and os.path.isdir(model) and os.path.samefile(model, found.parent):
+        return os.path.abspath(model)
+    return str(model)
 
 
 def _rows(ray: Any, dataset: Any) -> Generator[Row, None, None]:
@@ -155,8 +207,8 @@ def _rows(ray: Any, dataset: Any) -> Generator[Row, None, None]:
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ClusterError(
-            f"Ray has given up, what was written before is whole; mend what it says and run the "
-            f"same again: {last}"
+            "The Ray job failed; parts already written are complete. Fix the cause and run the "
+            f"command again: {last}"
         ) from error
 
 

@@ -15,15 +15,12 @@ from vggish_hf.audio import AudioLimits, IsolatedDecoders
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.inputs import Clip, make_decoder
-from vggish_hf.jobs.blocks import (
-    BlockEmbedder,
-    EmbeddedBlock,
-    ExampleBlock,
-    clip_outputs,
-    read_blocks,
-)
+from vggish_hf.jobs.blocks import ExampleBlock, Piece, read_blocks
+from vggish_hf.jobs.embedded import BlockEmbedder, EmbeddedBlock, clip_outputs
 from vggish_hf.jobs.job import job_provenance
+from vggish_hf.modeling.pooling import Pool
 from vggish_hf.outputs.folder import EmbeddingFolder
+from vggish_hf.outputs.sources import Source
 from vggish_hf.pipeline import Postprocess, VGGishPipeline
 
 Row = dict[str, Any]
@@ -45,7 +42,7 @@ def read_part(
     """Read a part, see `read_blocks`.
 
     Yields:
-        Rows of `counts`, `failed`, `long` and `examples`, see `ExampleBlock`.
+        Rows of `counts`, `failed`, `sources`, `piece` and `examples`, see `ExampleBlock`.
     """
     clips = [Clip(**fields) for fields in json.loads(row["clips"])]
     decoders = IsolatedDecoders()
@@ -58,11 +55,7 @@ def read_part(
     )
     with decoders:
         for block in blocks:
-            yield {
-                **_outcome(block.counts, block.failed),
-                "long": json.dumps(asdict(block.long) if block.long else None),
-                "examples": block.examples.numpy(),
-            }
+            yield {**_facts(block), "examples": block.examples.numpy()}
 
 
 class PartEmbedder:
@@ -75,6 +68,7 @@ class PartEmbedder:
         postprocess: As for calling a pipeline.
         batch_size: Examples that the network takes at once.
         limits: What a clip may be at most.
+        pool: As for `embed_to_folder`.
 
     Raises:
         ValueError: The folder is not there, or was made from other weights than this machine's.
@@ -88,49 +82,70 @@ class PartEmbedder:
         postprocess: Postprocess,
         batch_size: int,
         limits: AudioLimits,
+        pool: Pool | None = None,
     ) -> None:
         pipeline = VGGishPipeline.from_pretrained(model, **settings)
         output = EmbeddingFolder(folder)
         if output.manifest is None:
             raise ValueError(f"Expected a folder that all machines share, {folder!r} is not here")
-        output.check(job_provenance(pipeline, postprocess, limits))
-        decode = make_decoder(IsolatedDecoders(), limits)
-        self._embedder = BlockEmbedder(pipeline, postprocess, batch_size, decode)
+        output.check(job_provenance(pipeline, postprocess, limits, pool))
+        self._embedder = BlockEmbedder(pipeline, postprocess, batch_size)
 
     def __call__(self, row: Row) -> Row:
-        """Embed a row of `read_part` into one of `counts`, `failed` and `embeddings`."""
-        long = json.loads(row["long"])
+        """Embed a row of `read_part`: in place of `examples` it has `embeddings`."""
         block = ExampleBlock(
             json.loads(row["counts"]),
             torch.tensor(row["examples"]),
             json.loads(row["failed"]),
-            Clip(**long) if long else None,
+            _sources(row),
+            _piece(row),
         )
         embedded = self._embedder.start(block)()
         rows = [output.embeddings for output in embedded.outputs.values()]
-        return {
-            **_outcome(embedded.counts, embedded.failed),
-            "embeddings": torch.cat(rows or [torch.empty(0, 0)]).numpy(),
-        }
+        nothing = torch.empty(0, 0)
+        return {**_facts(embedded), "embeddings": torch.cat(rows or [nothing]).numpy()}
 
 
-def write_part(row: Row, *, folder: str, config: VGGishFeatureConfig) -> Row:
-    """Write a row of `PartEmbedder`.
+def write_part(
+    row: Row, *, folder: str, config: VGGishFeatureConfig, pool: Pool | None = None
+) -> Row:
+    """Write a row of `PartEmbedder`, unless it is a piece of a clip, which the driver joins.
 
     Returns:
-        Its `counts` and `failed`, and as `error` the number and text of the OSError, where there
-        was one: Ray would wrap it in pages of its own.
+        The row, without the `embeddings` of what is written, and as `error` the number and text of
+        the OSError, where there was one: Ray would wrap it in pages of its own.
     """
-    counts, failed = json.loads(row["counts"]), json.loads(row["failed"])
-    rows: Tensor = torch.tensor(row["embeddings"])
-    outputs = clip_outputs(counts, rows, VGGishFeatureExtractor(config))
+    block = embedded_block(row, VGGishFeatureExtractor(config))
     error = None
-    try:
-        EmbeddedBlock(outputs, failed).write(EmbeddingFolder(folder))
-    except OSError as refused:
-        error = (refused.errno, refused.strerror)
-    return {**_outcome(counts, failed), "error": json.dumps(error)}
+    if block.piece is None:
+        row = {**row, "embeddings": torch.empty(0, 0).numpy()}
+        try:
+            block.write(EmbeddingFolder(folder), pool)
+        except OSError as refused:
+            error = (refused.errno, refused.strerror)
+    return {**row, "error": json.dumps(error)}
 
 
-def _outcome(counts: Mapping[str, int], failed: Mapping[str, str]) -> Row:
-    return {"counts": json.dumps(dict(counts)), "failed": json.dumps(dict(failed))}
+def embedded_block(row: Row, extractor: VGGishFeatureExtractor) -> EmbeddedBlock:
+    """The block of a row of `PartEmbedder`."""
+    rows: Tensor = torch.tensor(row["embeddings"])
+    outputs = clip_outputs(json.loads(row["counts"]), rows, extractor)
+    return EmbeddedBlock(outputs, json.loads(row["failed"]), _sources(row), _piece(row))
+
+
+def _facts(block: ExampleBlock | EmbeddedBlock) -> Row:
+    return {
+        "counts": json.dumps(dict(block.counts)),
+        "failed": json.dumps(dict(block.failed)),
+        "sources": json.dumps(dict(block.sources)),
+        "piece": json.dumps(block.piece),
+    }
+
+
+def _sources(row: Row) -> dict[str, Source]:
+    return {clip: (size, time) for clip, (size, time) in json.loads(row["sources"]).items()}
+
+
+def _piece(row: Row) -> Piece | None:
+    piece = json.loads(row["piece"])
+    return None if piece is None else Piece(*piece)

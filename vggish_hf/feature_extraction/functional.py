@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vggish_hf._checks import MAX_CHANNELS
+from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf.configuration import VGGishFeatureConfig
 
 P = ParamSpec("P")
@@ -34,8 +35,9 @@ _BLOCK_BANDS = 16
 def cached_constant(build: Callable[P, R], *, maxsize: int = 16) -> Callable[P, R]:
     """Keep the last `maxsize` constants that `build` made.
 
-    They are no buffers of a module because a buffer has one dtype and one device, and these follow
-    the waveform: a cast module would silently compute with rounded filters.
+    `build` names dtype and device of every tensor it makes, or torch's defaults at its first call
+    would stay in the cache. They are no buffers of a module because a buffer has one dtype and
+    one device, and these follow the waveform: a cast module would compute with rounded filters.
     """
     cached: Callable[..., R] = functools.lru_cache(maxsize)(build)
 
@@ -81,9 +83,19 @@ def check_waveform(waveform: Tensor) -> None:
         )
     if torch.compiler.is_compiling():
         return
-    # A finite sum has finite terms, and is found thirty times as fast.
-    if not waveform.sum().isfinite() and not waveform.isfinite().all():
+    if not _is_finite(waveform):
         raise ValueError("Expected finite samples, got NaN or infinity in the waveform")
+
+
+def _is_finite(waveform: Tensor) -> bool:
+    # A finite sum has finite terms, and is found thirty times as fast.
+    finite = waveform.sum().isfinite()
+    try:
+        return bool(finite) or bool(waveform.isfinite().all())
+    except RuntimeError as error:
+        if "vmap" in str(error):  # torch gives no values out of it, nor a public way to ask
+            return True
+        raise
 
 
 def is_best_in_parts(waveform: Tensor, size: int) -> bool:
@@ -100,7 +112,7 @@ def is_best_in_parts(waveform: Tensor, size: int) -> bool:
 @cached_constant
 def hann_window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Periodic Hann window, `0.5 - 0.5 cos(2 pi i / length)`: (length,)."""
-    phase = torch.arange(length, dtype=torch.float64) * (2 * torch.pi / length)
+    phase = torch.arange(length, dtype=torch.float64, device="cpu") * (2 * torch.pi / length)
     return (0.5 - 0.5 * torch.cos(phase)).to(device, dtype)
 
 
@@ -116,11 +128,11 @@ def mel_filterbank(config: VGGishFeatureConfig, dtype: torch.dtype, device: torc
     Returns:
         (fft_length // 2 + 1, num_mel_bins); the row of 0 Hz is zero.
     """
-    bins = torch.arange(config.fft_length // 2 + 1, dtype=torch.float64)
+    bins = torch.arange(config.fft_length // 2 + 1, dtype=torch.float64, device="cpu")
     mel = hertz_to_mel(bins * (config.sampling_rate / config.fft_length))[:, None]
-    limits = torch.tensor([config.mel_min_hz, config.mel_max_hz], dtype=torch.float64)
+    limits = torch.tensor([config.mel_min_hz, config.mel_max_hz], dtype=bins.dtype, device="cpu")
     low, high = hertz_to_mel(limits)
-    steps = torch.arange(config.num_mel_bins + 2, dtype=torch.float64)
+    steps = torch.arange(config.num_mel_bins + 2, dtype=torch.float64, device="cpu")
     edges = low + steps * ((high - low) / (config.num_mel_bins + 1))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (mel - left) / (centre - left)
@@ -203,7 +215,12 @@ def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
     tiny = torch.finfo(waveform.dtype).tiny
     magnitude = (real + imaginary).add_(tiny).sqrt_()
     blocks = mel_blocks(config, waveform.dtype, waveform.device)
-    mel = torch.cat([magnitude[..., bins] @ weight for bins, weight in blocks], dim=-1)
+    with without_autocast(waveform.device):
+        # Of two dimensions: with more, torch chooses by the batch how to multiply, and a program
+        # that is exported for any batch would refuse one.
+        rows = magnitude.flatten(0, -2)
+        bands = [rows[:, bins] @ weight for bins, weight in blocks]
+    mel = torch.cat(bands, dim=-1).reshape(*magnitude.shape[:-1], config.num_mel_bins)
     return torch.log(mel + config.log_offset)
 
 

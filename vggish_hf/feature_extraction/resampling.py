@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vggish_hf._checks import check_sampling_rate
+from vggish_hf._runtime.torch_state import without_autocast
 from vggish_hf.feature_extraction.functional import cached_constant, is_best_in_parts
 
 _ZERO_CROSSINGS = 50
@@ -72,7 +73,7 @@ def resampled_length(num_samples: int, sampling_rate: int, new_rate: int) -> int
 
 def _interpolation_weight(distance: Tensor) -> Tensor:
     """The windowed sinc at a distance in zero crossings; zero from the fiftieth on."""
-    beta = torch.tensor(_KAISER_BETA, dtype=distance.dtype)
+    beta = torch.tensor(_KAISER_BETA, dtype=distance.dtype, device=distance.device)
     inside = (1 - (distance / _ZERO_CROSSINGS).square()).clamp(min=0.0)
     window = torch.special.i0(beta * inside.sqrt()) / torch.special.i0(beta)
     window = torch.where(distance < _ZERO_CROSSINGS, window, 0.0)
@@ -128,12 +129,12 @@ def _build_kernel(
     groups = []
     for first in range(0, phases, size):
         last = min(first + size, phases) - 1
-        phase = torch.arange(first, last + 1)
+        phase = torch.arange(first, last + 1, device="cpu")
         position, remainder = phase * stride // phases, phase * stride % phases
         offset = first * stride // phases
-        taps = torch.arange(2 * reach + last * stride // phases - offset + 1)
+        taps = torch.arange(2 * reach + last * stride // phases - offset + 1, device="cpu")
         # How many samples each tap lies behind its phase's position, rounded down.
-        behind = (position - offset + reach)[:, None] - taps
+        behind = ((position - offset + reach)[:, None] - taps).double()
         fraction = (remainder.double() / phases)[:, None]
         distance = torch.where(
             behind >= 0,
@@ -156,7 +157,8 @@ def _apply_kernel(padded: Tensor, kernel: ResampleKernel, num_blocks: int) -> Te
     for offset, weight in kernel.groups:
         length = (num_blocks - 1) * kernel.stride + weight.shape[1]
         taps = padded[..., offset : offset + length].unfold(-1, weight.shape[1], kernel.stride)
-        blocks.append(taps @ weight.mT)
+        with without_autocast(padded.device):
+            blocks.append(taps @ weight.mT)
     return torch.cat(blocks, dim=-1).flatten(-2)
 
 
@@ -183,7 +185,9 @@ def resample(waveform: Tensor, sampling_rate: int, new_rate: int) -> Tensor:
     kernel = resample_kernel(sampling_rate, new_rate, waveform.dtype, waveform.device)
     *batch, time = waveform.shape
     length = resampled_length(time, sampling_rate, new_rate)
-    num_blocks = max(-(-length // kernel.phases), 1)
+    # One more than needed where the length is a whole number of blocks, and so always something to
+    # cut off: a program exported for any length must not depend on which it is.
+    num_blocks = length // kernel.phases + 1
     right = (num_blocks - 1) * kernel.stride + kernel.span - kernel.reach - time
     padding = kernel.reach, max(right, 0)
     padded_time = time + sum(padding)
@@ -196,7 +200,9 @@ def resample(waveform: Tensor, sampling_rate: int, new_rate: int) -> Tensor:
         outputs = [resample(part, sampling_rate, new_rate).flatten() for part in parts]
         return torch.cat(outputs).reshape(*batch, length)
     padded = torch.nn.functional.pad(waveform, padding)
-    return _apply_kernel(padded, kernel, num_blocks)[..., :length]
+    whole = _apply_kernel(padded, kernel, num_blocks)
+    # A copy, whose strides do not depend on whether there is more than one clip.
+    return whole[..., :length].clone(memory_format=torch.contiguous_format)
 
 
 def resample_blocks(

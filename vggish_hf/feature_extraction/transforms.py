@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vggish_hf import hub
-from vggish_hf._checks import check_sampling_rate
+from vggish_hf._checks import check_at_least_one, check_sampling_rate
 from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.feature_extraction.functional import check_waveform, extract_examples
@@ -91,8 +91,7 @@ class VGGishFeatureExtractor(nn.Module):
         hop = config.example_hop_length
         rate = config.sampling_rate if sampling_rate is None else sampling_rate
         check_sampling_rate(rate)
-        if max_examples < 1:
-            raise ValueError(f"Expected `max_examples` of at least 1, got {max_examples}")
+        check_at_least_one(max_examples=max_examples)
         full = (max_examples - 1) * hop + max(config.example_length, hop)
         parts: list[Tensor] = []
         pending = emitted = 0
@@ -117,9 +116,11 @@ class VGGishFeatureExtractor(nn.Module):
             num_examples: How many there are.
             first_example: The number of the first of them in its clip.
         """
-        hop = self.config.example_hop_length / self.config.sampling_rate
-        numbers = torch.arange(first_example, first_example + num_examples, dtype=torch.float64)
-        return numbers * hop
+        numbers = torch.arange(
+            first_example, first_example + num_examples, dtype=torch.float64, device="cpu"
+        )
+        # Whole samples, and so the nearest float64 to each time: one rounding, in the division.
+        return numbers * self.config.example_hop_length / self.config.sampling_rate
 
     @classmethod
     def from_pretrained(

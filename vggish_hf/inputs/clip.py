@@ -1,16 +1,12 @@
-"""A clip: a file of its own, a member of a tar or a row of a Parquet file, here or behind a URL."""
+"""A clip: a file of its own, or a member of a container, on this machine or behind a URL."""
 
 import os
 from dataclasses import dataclass
 
 from vggish_hf.audio import AudioLimits, Decoder, IsolatedDecoders
 from vggish_hf.inputs.addresses import is_url
-from vggish_hf.inputs.stores import (
-    StoredFile,
-    check_size,
-    read_file,
-    read_range,
-)
+from vggish_hf.inputs.containers import read_member
+from vggish_hf.inputs.stores import Member, StoredFile, read_file
 
 #: The most bytes that a clip may have where it is held in memory.
 MAX_CLIP_BYTES = 1 << 30  # a process that decodes holds it twice, and may have four of these
@@ -23,9 +19,10 @@ class Clip:
     Args:
         id: Its name in outputs.
         path: The file that holds it, a local path or a URL.
-        member: In a tar the member's name, in a Parquet file the row's number.
-        offset: In a tar, the byte where the member's content starts.
-        size: In a tar, the bytes that the member has.
+        member: In an archive the member's name, in a table the row's id.
+        offset: Where it is in there: of a tar the byte at which the content starts, of a zip that
+            of the member's header, of a table the number of the row.
+        size: In an archive, the bytes that the member has.
         problem: Why it cannot be read, where that is known already.
     """
 
@@ -56,14 +53,9 @@ class Clip:
         if self.problem is not None:
             raise ValueError(self.problem)
         file = StoredFile(self.path, self.id)
-        if self.member is None:
-            return read_file(file, max_bytes) if is_url(self.path) else self.path
-        if self.offset is None or self.size is None:
-            from vggish_hf.inputs.tables import read_row
-
-            return read_row(file, int(self.member), max_bytes)
-        check_size(self.id, self.size, max_bytes)
-        return read_range(file, self.offset, self.size)
+        if self.member is not None:
+            return read_member(file, Member(self.member, self.offset, self.size), max_bytes)
+        return read_file(file, max_bytes) if is_url(self.path) else self.path
 
 
 def readable_id(path: str) -> str:

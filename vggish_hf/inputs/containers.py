@@ -1,59 +1,143 @@
-"""Files that hold many clips: which endings they have, and who reads each."""
+"""Files that hold many clips: which endings they have, and which module reads each kind.
+
+To add a kind, write a module with the two functions of `Reader`, and add its line to `_KINDS`.
+"""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
 
-from vggish_hf.inputs.addresses import has_ending, is_url
-from vggish_hf.inputs.clip import Clip
-from vggish_hf.inputs.stores import NoAudioError, StoredFile
-from vggish_hf.inputs.tars import list_tar
-
-#: Endings of the files that hold many clips. A member of a compressed tar cannot be read without
-#: all that stands before it: such a tar is refused.
-CONTAINER_EXTENSIONS = frozenset({".tar", ".tar.gz", ".tgz", ".parquet"})
+from vggish_hf.audio import AUDIO_EXTENSIONS
+from vggish_hf.inputs.addresses import ending_of, has_ending, is_url
+from vggish_hf.inputs.search import is_hidden, is_litter
+from vggish_hf.inputs.signatures import describe_content
+from vggish_hf.inputs.stores import Member, NoAudioError, StoredFile, open_binary
 
 
-def is_container(path: str) -> bool:
+class Reader(Protocol):
+    """What a module does that reads a kind of container."""
+
+    def list_members(self, file: StoredFile) -> Iterator[Member]:
+        """List all files or rows in it, in order; what is raised at damage is an OSError."""
+
+    def read_member(self, file: StoredFile, member: Member, max_bytes: int) -> bytes:
+        """Read one of them, in any thread; raise OSError, or ValueError above `max_bytes`."""
+
+
+class _Kind(NamedTuple):
+    module: str
+    holds_files: bool = True  # by their names; else rows, by ids
+
+
+_KINDS = {
+    ".tar": _Kind("tars"),
+    ".tar.gz": _Kind("tars"),
+    ".tgz": _Kind("tars"),
+    ".zip": _Kind("zips"),
+    ".parquet": _Kind("tables", holds_files=False),
+}
+
+#: Endings of the files that hold many clips.
+CONTAINER_EXTENSIONS = frozenset(_KINDS)
+
+#: Endings of archives that nothing here reads.
+OTHER_ARCHIVES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("tar.bz2", "tbz", "tbz2", "tar.xz", "txz", "tar.lz4", "tar.zst", "tzst", "tar.z"),
+        *("7z", "rar"),
+    )
+)
+
+
+class Contents(NamedTuple):
+    """The clips of a container.
+
+    Args:
+        members: The files or rows by what follows the container's name in their ids.
+        hidden: Names of the audio files that are not among them, as they are hidden.
+        problem: Why the rest of the container cannot be read, if there is a reason.
+    """
+
+    members: dict[str, Member]
+    hidden: list[str]
+    problem: str | None
+
+
+def is_container(name: str) -> bool:
     """Tell whether a file holds many clips, by its name."""
-    return has_ending(path, CONTAINER_EXTENSIONS)
+    return has_ending(name, CONTAINER_EXTENSIONS)
 
 
-def list_container(file: StoredFile) -> list[Clip]:
-    """List the clips in a tar or a Parquet file.
+def list_container(file: StoredFile) -> Contents:
+    """List the clips in a container.
 
-    Of a tar these are the plain files whose names end as audio files do, without those in hidden
-    folders and hidden themselves. A member's name is part of an id, and never a path on disk. Of
-    several members of one name, as appending makes them, all are clips: the ids of the second and
-    those behind it end in `#2`, `#3` and so on.
-
-    Returns:
-        The clips, in order. Where the file is damaged or cannot be read, the last of them is the
-        file itself, with the problem.
+    In an archive these are the plain files whose names end as audio files do; in a table all rows.
+    Litter is skipped, and hidden files, as in a folder. A name in a container is part of an id, and
+    never a path on disk. Several members of one name, as appending makes them, are all clips: the
+    second and later ones end in `#2`, `#3` and so on.
 
     Raises:
         NoAudioError: It holds no audio.
     """
     if not (is_url(file.path) or os.path.isfile(file.path)):  # a pipe would be waited for
-        return [_damaged(file, f"Expected a file, there is none at {file.name!r}")]
-    clips = []
-    members = _table_clips(file) if has_ending(file.name, {".parquet"}) else list_tar(file)
+        return Contents({}, [], f"Expected a file, there is none at {file.name!r}")
+    kind = _KINDS[str(ending_of(file.name, CONTAINER_EXTENSIONS))]
+    contents = Contents({}, [], None)
+    copies: Counter[str] = Counter()
     try:
-        # Piece by piece: what was found before the damage stays.
-        for clip in members:
-            clips.append(clip)  # noqa: PERF402
+        for member in _reader(kind).list_members(file):
+            # One by one: what was found before the damage stays.
+            if is_litter(member.name) or (
+                kind.holds_files and not has_ending(member.name, AUDIO_EXTENSIONS)
+            ):
+                continue
+            if kind.holds_files and is_hidden(member.name):
+                contents.hidden.append(member.name)
+                continue
+            label = member.name
+            while label in contents.members:
+                copies[member.name] += 1
+                label = f"{member.name}#{copies[member.name] + 1}"
+            contents.members[label] = member
     except OSError as error:
-        return [*clips, _damaged(file, str(error))]
-    if not clips:
-        raise NoAudioError(f"Expected audio in {file.name!r}, it holds none")
-    return clips
+        return contents._replace(problem=_explain(file, str(error)))
+    if not contents.members and not contents.hidden:
+        raise NoAudioError(f"No audio found in {file.name!r}")
+    return contents
 
 
-def _damaged(file: StoredFile, problem: str) -> Clip:
-    return Clip(file.name, file.path, problem=problem)
+def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
+    """Read what `list_container` has listed; the file's name is for messages.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It has more than `max_bytes`, or the file is no container.
+    """
+    ending = ending_of(file.path, CONTAINER_EXTENSIONS)
+    if ending is None:
+        raise ValueError(
+            f"Expected a clip in one of {', '.join(sorted(CONTAINER_EXTENSIONS))}, "
+            f"{file.name!r} is in a file of another kind"
+        )
+    return _reader(_KINDS[ending]).read_member(file, member, max_bytes)
 
 
-def _table_clips(file: StoredFile) -> Iterator[Clip]:
-    from vggish_hf.inputs.tables import list_rows
+def _reader(kind: _Kind) -> Reader:
+    # Imported when it is needed: pyarrow takes a while.
+    return cast(Reader, import_module(f"vggish_hf.inputs.{kind.module}"))
 
-    for row, row_id in enumerate(list_rows(file)):
-        yield Clip(f"{file.name}/{row_id}", file.path, str(row))
+
+def _explain(file: StoredFile, problem: str) -> str:
+    """Say of a file that is no container of its kind what it is instead, if that is known."""
+    try:
+        with open_binary(file.path) as content:
+            found = describe_content(content.read(512))
+    except Exception:  # noqa: BLE001 - of any file system; `problem` says what went wrong
+        return problem
+    if found is None or has_ending(file.name, found.endings):
+        return problem
+    wanted = ending_of(file.name, CONTAINER_EXTENSIONS)
+    return f"Expected a {wanted} file, {file.name!r} is {found.name}; {found.advice}"

@@ -1,4 +1,4 @@
-"""Search folders and globs, with one set of rules for links and hidden files."""
+"""Search folders and globs, with one set of rules for links, litter and hidden files."""
 
 import glob
 import os
@@ -9,14 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-# What macOS, Windows and Jupyter leave beside files, in small letters.
-_LITTER = frozenset({"__macosx", ".ipynb_checkpoints", ".ds_store", "thumbs.db"})
-
-#: Why something in a folder was passed over.
-SkipReason: TypeAlias = Literal["a link that leads out of its folder", "an archive without audio"]
+#: Why something in a folder or a container was skipped. Litter is not reported.
+SkipReason: TypeAlias = Literal[
+    "a link that leads out of its folder",
+    "an archive without audio",
+    "an archive of a kind that is not read",
+    "a hidden file",
+    "a hidden folder",
+]
 
 
 SkipHandler: TypeAlias = Callable[[str, SkipReason], object]
+
+# What macOS, Windows and Jupyter leave beside files, in small letters.
+_LITTER = frozenset({"__macosx", ".ipynb_checkpoints", ".ds_store", "thumbs.db"})
 
 
 def is_litter(name: str) -> bool:
@@ -30,13 +36,17 @@ def is_litter(name: str) -> bool:
         >>> [is_litter(name) for name in ("._a.wav", "__MACOSX/a.wav", "a.wav")]
         [True, True, False]
     """
-    return any(
-        part.startswith("._") or part.lower() in _LITTER for part in re.split(r"[/\\]", name)
-    )
+    parts = re.split(r"[/\\]", name)
+    return any(part.startswith("._") or part.lower() in _LITTER for part in parts)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether one of the parts of a name begins with a dot."""
+    return re.search(r"(?:^|[/\\])(?!\.\.?(?:[/\\]|$))\.", name) is not None
 
 
 def links_guard(folder: str, on_skip: SkipHandler) -> Callable[[str], bool]:
-    """Tell of links whether they stay in a folder, and of those that do not."""
+    """Tell of links whether they stay in a folder, and report those that do not."""
 
     def stays(link: str) -> bool:
         root = os.path.join(os.path.realpath(folder), "")
@@ -55,32 +65,63 @@ def search_folder(
     follow_folders: bool = False,
     stays: Callable[[str], bool] | None = None,
     on_error: Callable[[OSError], object] | None = None,
+    on_hidden: SkipHandler | None = None,
 ) -> Iterator[str]:
-    """Search a folder; `stays` is asked whether a link leads to what is in the folder anyway.
+    """Search a folder of any depth: its files first, by name, then its subfolders.
 
     The paths begin with the folder's, or with nothing where that is empty.
+
+    Args:
+        folder: The folder.
+        is_wanted: Tells of a path whether it is searched for.
+        follow_folders: Whether links to folders are followed.
+        stays: Asked whether a link leads to what is in the folder anyway.
+        on_error: Called where a folder cannot be searched.
+        on_hidden: Called with what is skipped because it is hidden; without it nothing is skipped
+            for that, nor as litter.
     """
     seen = set()
-    for parent, subfolders, names in os.walk(
-        folder or os.curdir, onerror=on_error, followlinks=follow_folders
-    ):
-        subfolders.sort()
+    waiting = [folder]  # not by recursion: folders may be nested deeper than Python's stack
+    while waiting:
+        parent = waiting.pop()
         if follow_folders:  # each once, or links might lead around for ever
-            place = os.path.realpath(parent)
+            place = os.path.realpath(parent or os.curdir)
             if place in seen:
-                subfolders.clear()
                 continue
             seen.add(place)
-        if not folder:
-            parent = parent[2:]  # of `.` and what follows
-        for name in sorted(names):
+        try:
+            with os.scandir(parent or os.curdir) as scanned:
+                entries = sorted((entry.name, _is_folder(entry)) for entry in scanned)
+        except OSError as error:
+            if on_error is not None:
+                on_error(error)
+            continue
+        folders = []
+        for name, is_folder in entries:
             path = os.path.join(parent, name)
-            if is_wanted(path) and (stays is None or not os.path.islink(path) or stays(path)):
+            if on_hidden is not None and is_litter(name):
+                continue
+            if on_hidden is not None and is_hidden(name):
+                if is_folder or is_wanted(path):
+                    on_hidden(path, "a hidden folder" if is_folder else "a hidden file")
+            elif is_folder:
+                folders.append(path)
+            elif is_wanted(path) and (stays is None or not os.path.islink(path) or stays(path)):
                 yield path
-        if stays is not None:
-            for path in (os.path.join(parent, name) for name in subfolders):
-                if os.path.islink(path):  # is not searched in any case, and may have to be told
-                    stays(path)
+        if not follow_folders:
+            links = [path for path in folders if os.path.islink(path)]
+            folders = [path for path in folders if path not in links]
+            if stays is not None:
+                for path in links:
+                    stays(path)  # is not searched in any case, and may have to be reported
+        waiting.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads around
+        return False
 
 
 def is_glob(argument: str) -> bool:
@@ -95,21 +136,38 @@ def literal_folder(pattern: str) -> str:
     return pattern
 
 
+def wildcard_filter(pattern: str) -> Callable[[str], bool]:
+    """Make what tells of a name that a pattern finds whether the pattern may find it.
+
+    Wildcards stand for no litter; a pattern that names litter (`__MACOSX/*`, `._*`) finds it.
+    """
+    if any(is_litter(part.rstrip("*?")) for part in pattern.split("/")):
+        return lambda _: True
+    return lambda name: not is_litter(name)
+
+
 def search_glob(
     pattern: str, follow_folders: bool, stays: Callable[[str], bool] | None
 ) -> Iterator[str]:
-    """List the files that a pattern names; `**` stands for any folders."""
+    """List the files that a pattern names; `**` stands for any folders, wildcards for no litter."""
     folder = literal_folder(pattern)
     depth = len(Path(folder).parts)
     parts = Path(pattern).parts[depth:]
+    may_find = wildcard_filter("/".join(parts))
+
+    def is_taken(path: str) -> bool:
+        return may_find("/".join(Path(path).parts[depth:]))
+
     if "**" in parts:  # which in glob follows every link, around and around
 
         def fits(path: str) -> bool:
-            return _fits(Path(path).parts[depth:], parts) and os.path.isfile(path)
+            return (
+                _fits(Path(path).parts[depth:], parts) and is_taken(path) and os.path.isfile(path)
+            )
 
         yield from search_folder(folder, fits, follow_folders=follow_folders, stays=stays)
         return
-    found = filter(os.path.isfile, glob.iglob(pattern))
+    found = (path for path in glob.iglob(pattern) if is_taken(path) and os.path.isfile(path))
     if stays is None:
         yield from found
         return
@@ -121,7 +179,7 @@ def search_glob(
         if is_behind_link(os.path.dirname(place)):
             return True
         if is_link := os.path.islink(place):
-            stays(place)  # is not followed in any case, and may have to be told
+            stays(place)  # is not followed in any case, and may have to be reported
         return is_link
 
     for path in found:

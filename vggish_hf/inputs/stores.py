@@ -1,13 +1,23 @@
 """Files on this machine and behind URLs, listed and read by fsspec's file systems."""
 
 import glob
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from vggish_hf.inputs.addresses import has_ending, is_url, is_web_url, without_secrets
+from vggish_hf.inputs.search import (
+    SkipHandler,
+    is_hidden,
+    is_litter,
+    literal_folder,
+    wildcard_filter,
+)
 
 _GONE = (404, 410)
+# What file systems call sizes, digests and times.
+_VERSION_FACTS = ("size", "ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "updated")
 # Read at once, so that what is held grows with what arrives, and not with what a header claims.
 _PIECE_BYTES = 16 << 20
 
@@ -23,6 +33,19 @@ class StoredFile(NamedTuple):
     """Its local path, or its URL."""
     name: str
     """The same as text that may be shown and stored."""
+
+
+class Member(NamedTuple):
+    """What lies in a container: a file of an archive, a row of a table."""
+
+    name: str
+    """Its name, or the row's id: text, and no path on disk."""
+    offset: int | None = None
+    """Where it is, as its reader counts."""
+    size: int | None = None
+    """Its bytes, if the container says so."""
+    problem: str | None = None
+    """Why it cannot be read, where that is known already."""
 
 
 def open_store(url: str) -> tuple[Any, str]:
@@ -67,6 +90,28 @@ def storage_errors(name: str) -> Iterator[None]:
             failure = cause
         reason = without_secrets(f"{type(failure).__name__}: {failure}".removesuffix(": "))
         raise OSError(f"{name!r} cannot be read: {reason}") from None
+
+
+def file_version(path: str) -> tuple[int, int] | None:
+    """Time and size of a local file, which change with its content; None for a URL."""
+    if is_url(path):
+        return None
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def describe_version(path: str) -> str:
+    """A text that changes with the content of a file: time and size, or what its store says.
+
+    Raises:
+        OSError: There is no such file, or the store cannot be asked.
+    """
+    if not is_url(path):
+        return str(file_version(path))
+    store, inner = open_store(path)
+    with storage_errors(without_secrets(path)):
+        facts = store.info(inner)
+    return str({key: str(facts[key]) for key in _VERSION_FACTS if facts.get(key) is not None})
 
 
 @contextmanager
@@ -137,7 +182,9 @@ def _read(file: BinaryIO, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], bool]:
+def find_remote(
+    url: str, endings: Collection[str], on_skip: SkipHandler
+) -> tuple[list[StoredFile], bool]:
     """List the files that a URL names.
 
     Of a repository on the Hub the paths name the commit, so that what is read later is what was
@@ -147,6 +194,7 @@ def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], b
         url: A file, a folder, which is searched recursively, or a glob. On the web, a folder's URL
             ends in a slash, and `?` is no glob.
         endings: Of the files that a folder is searched for.
+        on_skip: Called with what is skipped because it is hidden; litter is skipped too.
 
     Returns:
         The files, sorted, and whether they were searched for, and not named.
@@ -163,14 +211,29 @@ def find_remote(url: str, endings: Collection[str]) -> tuple[list[StoredFile], b
         on_web = is_web_url(url)
         magic = "*" in path or "[" in path if on_web else glob.has_magic(path)
         if magic and not store.exists(path):
+            folder = literal_folder(path)
+            may_find = wildcard_filter(path[len(folder) :])
+            # For fsspec wildcards stand for hidden names too.
+            takes_hidden = is_hidden(path[len(folder) :])
             found = [
                 name
                 for name, facts in store.glob(path, detail=True).items()
-                if facts["type"] == "file" and not (on_web and name.endswith("/"))
+                if facts["type"] == "file"
+                and not (on_web and name.endswith("/"))
+                and may_find(name[len(folder) :])
+                and (takes_hidden or not is_hidden(name[len(folder) :]))
             ]
             is_search = False
         elif url.endswith("/") if on_web else store.isdir(path):
-            found = [name for name in store.find(path) if has_ending(name, endings)]
+            found = [
+                name
+                for name in store.find(path)
+                if has_ending(name, endings) and not is_litter(name[len(path) :])
+            ]
+            hidden = {name for name in found if is_hidden(name[len(path) :])}
+            for name in sorted(hidden):
+                on_skip(without_secrets(name_of(store.unstrip_protocol(name))), "a hidden file")
+            found = [name for name in found if name not in hidden]
             is_search = True
         else:
             found, is_search = [path], False

@@ -7,17 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vggish_hf.audio import AUDIO_EXTENSIONS
 from vggish_hf.inputs.addresses import is_url
+from vggish_hf.inputs.parquet_pages import (
+    MAX_RATIO,
+    MAX_UNPACKED_BYTES,
+    Pages,
+    check_pages,
+    measure_pages,
+    read_batches,
+)
 from vggish_hf.inputs.stores import (
+    Member,
     NoAudioError,
     StoredFile,
     check_size,
+    file_version,
     open_store,
     storage_errors,
 )
@@ -25,20 +36,31 @@ from vggish_hf.inputs.stores import (
 # A binary column by one of these names holds encoded audio.
 _AUDIO_NAMES = frozenset({"audio", "bytes", *(ending[1:] for ending in AUDIO_EXTENSIONS)})
 # The first of these that names every row, each once, gives the ids.
-_ID_NAMES = ("id", "__key__", "key", "file_name", "path")
+_ID_NAMES = ("id", "__key__", "key", "video_id", "file_name", "path")
 
 # Read at once: without it whole columns are held, and stores send five times as much.
 _BUFFER_BYTES = 1 << 20
-# What stays decoded behind the newest row of a file, since threads do not ask in order.
+# What stays decoded before the newest row of a file, since threads do not ask in order.
 _RECENT_BYTES = 64 << 20
 _OPEN_FILES = 8
 
-# Audio hardly shrinks: what unpacks to more than so many times its bytes was made to fill memory.
-_MAX_RATIO = 100
-_MAX_UNPACKED_BYTES = 64 << 20  # which may be of any ratio
-_MAX_EMPTY_ROWS = 1000  # as may be of no bytes
+_MAX_EMPTY_ROWS = 1000  # may be of no bytes
+# A longer text is no name.
+_MAX_ID_BYTES = 4096
+_SHOWN = 1000
 # Beside a row's own bytes: headers of pages, with the least and the largest value.
 _PAGE_BYTES = 1 << 16
+
+
+def list_members(file: StoredFile) -> Iterator[Member]:
+    """List the rows of a table."""
+    for row, row_id in enumerate(list_rows(file)):
+        yield Member(row_id, row)
+
+
+def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
+    """Read the audio of a row; rows in their order read each page of the file once."""
+    return read_row(file, cast(int, member.offset), max_bytes)
 
 
 def list_rows(file: StoredFile) -> list[str]:
@@ -48,17 +70,21 @@ def list_rows(file: StoredFile) -> list[str]:
         NoAudioError: It has no column of audio.
         OSError: It cannot be read.
     """
-    with storage_errors(file.name), _open_table(file.path) as table:
+    with storage_errors(file.name), open_table(file.path) as (table, file_bytes):
         schema = table.schema_arrow
         if (audio := find_audio_column(schema)) is not None:
-            _check_rows(table.metadata, audio)
+            _check_rows(table.metadata, audio, file_bytes)
             inside = [audio.removesuffix("bytes") + "path"] * audio.endswith(".bytes")
+            complete = None
             for column in [*_ID_NAMES, *inside]:
-                ids = _unique_values(table, column)
-                if ids is not None:
+                ids = _values(file.path, table, column, file_bytes)
+                if ids is not None and len(set(ids)) == len(ids):
                     return ids
-            return [str(row) for row in range(table.metadata.num_rows)]
+                complete = complete or ids
+            return complete or [str(row) for row in range(table.metadata.num_rows)]
     columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+    if len(columns) > _SHOWN:
+        columns = f"{columns[:_SHOWN]}..."
     raise NoAudioError(
         "Expected one column of audio: `audio` or another of structs with `bytes`, or a binary one "
         f"named as `audio`, `bytes`, `wav`, `flac`, `mp3` and so on; {file.name!r} has {columns}"
@@ -74,8 +100,8 @@ def read_row(file: StoredFile, row: int, max_bytes: int) -> bytes:
     """
     name = f"{file.name}, row {row}"
     with storage_errors(name):
-        version = os.stat(file.path) if not is_url(file.path) else None
-        rows = _open_rows(file.path, version and (version.st_mtime_ns, version.st_size))
+        rows = _open_rows(file.path, file_version(file.path))
+        rows.measure(row)
     rows.check(name, row, max_bytes)
     with storage_errors(name):
         cell = rows.read(row)
@@ -108,13 +134,14 @@ def _audio_chunk(metadata: pq.FileMetaData, group: int, column: str) -> pq.Colum
     return next(chunk for chunk in chunks if chunk.path_in_schema == column)
 
 
-def _check_rows(metadata: pq.FileMetaData, column: str) -> None:
+def _check_rows(metadata: pq.FileMetaData, column: str, file_bytes: int) -> None:
     groups = range(metadata.num_row_groups)
     size = sum(_audio_chunk(metadata, group, column).total_compressed_size for group in groups)
-    if metadata.num_rows > max(size, _MAX_EMPTY_ROWS):
+    if metadata.num_rows > max(min(size, file_bytes), _MAX_EMPTY_ROWS):
         raise ValueError(
             f"Expected at most as many rows as `{column}` has bytes, or {_MAX_EMPTY_ROWS}, got "
-            f"{metadata.num_rows} rows in {size} bytes; leave out those without audio"
+            f"{metadata.num_rows} rows in {min(size, file_bytes)} bytes; leave out those without "
+            "audio"
         )
 
 
@@ -122,7 +149,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _unique_values(table: pq.ParquetFile, column: str) -> list[str] | None:
+def _values(path: str, table: pq.ParquetFile, column: str, file_bytes: int) -> list[str] | None:
+    """Read a column that has a name for every row; None for any other."""
     name, _, inner = column.partition(".")
     index = table.schema_arrow.get_field_index(name)
     if index < 0:
@@ -130,27 +158,39 @@ def _unique_values(table: pq.ParquetFile, column: str) -> list[str] | None:
     kind = table.schema_arrow.field(index).type
     if inner:
         kind = next((part.type for part in kind if part.name == inner), pa.null())
-    if not (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
-    ):
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (is_text or pa.types.is_integer(kind)):
         return None
-    values: list[Any] = []
+    values: list[str] = []
+    size = 0
     try:
-        for batch in table.iter_batches(columns=[column]):
-            values += batch.column(0).to_pylist()
+        for batch in read_batches(path, table, [column], file_bytes):
+            cells = pc.struct_field(batch.column(0), inner) if inner else batch.column(0)
+            if cells.null_count:
+                return None
+            if is_text:
+                lengths = pc.binary_length(cells)
+                size += pc.sum(lengths).as_py() or 0
+                if size > max(MAX_RATIO * file_bytes, MAX_UNPACKED_BYTES) or (
+                    (pc.max(lengths).as_py() or 0) > _MAX_ID_BYTES
+                ):
+                    return None
+            values += map(str, cells.to_pylist())
     except UnicodeDecodeError:  # Parquet's strings may hold any bytes
         return None
-    if inner:
-        values = [value and value[inner] for value in values]
-    if None in values or len(set(values)) < len(values):
-        return None
-    return [str(value) for value in values]
+    return values
 
 
 @contextmanager
-def _open_table(path: str) -> Iterator[pq.ParquetFile]:
+def open_table(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+    """Open a Parquet file, here or behind a URL, and give its size as well."""
     with _source(path) as source, _table(source) as table:
-        yield table
+        yield table, _size(source)
+
+
+def _size(source: Any) -> int:
+    size = source.size
+    return int(size() if callable(size) else size)
 
 
 def _table(source: Any) -> pq.ParquetFile:
@@ -170,11 +210,15 @@ class _Rows:
     """The audio of a file's rows, decoded a row at a time."""
 
     def __init__(self, path: str) -> None:
-        self._table = _table(_source(path))
+        source = _source(path)
+        self._path = path
+        self._file_bytes = _size(source)
+        self._table = _table(source)
         groups = range(self._table.num_row_groups)
         sizes = (self._table.metadata.row_group(group).num_rows for group in groups)
         self._starts = list(accumulate(sizes, initial=0))  # and the end of the last
         self._column = find_audio_column(self._table.schema_arrow)
+        self._pages: dict[int, Pages] = {}  # by row group
         self._lock = threading.Lock()
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._next = 0  # row of the next batch
@@ -182,20 +226,23 @@ class _Rows:
         self._recent_bytes = 0
 
     def check(self, name: str, row: int, max_bytes: int) -> None:
-        """Raise ValueError where the footer tells that reading a row would fill the memory."""
+        """Raise ValueError where reading a row would fill the memory."""
+        pages = self.measure(row)
+        if pages is None:
+            return
+        if pages.values == 1:
+            check_size(name, pages.unpacked - _PAGE_BYTES, max_bytes, or_more=True)
+        check_pages(f"the row group of {name!r}", pages)
+
+    def measure(self, row: int) -> Pages | None:
+        """Read the sizes of the pages in a row's group, once; None where there is no such row."""
         if self._column is None or not 0 <= row < self._starts[-1]:
-            return  # `read` says so
+            return None  # `read` says so
         group = self._group(row)
-        chunk = _audio_chunk(self._table.metadata, group, self._column)
-        size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-        if chunk.num_values == 1:
-            check_size(name, size - _PAGE_BYTES, max_bytes, or_more=True)
-        if size > max(_MAX_RATIO * packed, _MAX_UNPACKED_BYTES):
-            raise ValueError(
-                f"Expected audio of at most {_MAX_RATIO} times its compressed bytes, or "
-                f"{_MAX_UNPACKED_BYTES}, the row group of {name!r} has {size} in {packed}; write "
-                "the table without compression, or in smaller row groups"
-            )
+        if group not in self._pages:
+            chunk = _audio_chunk(self._table.metadata, group, self._column)
+            self._pages[group] = measure_pages(self._path, chunk, self._file_bytes)
+        return self._pages[group]
 
     def read(self, row: int) -> pa.Scalar:
         if self._column is None or not 0 <= row < self._starts[-1]:

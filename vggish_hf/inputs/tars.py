@@ -3,29 +3,39 @@
 import gzip
 import os
 import tarfile
+import threading
 import zlib
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
-from vggish_hf.audio import AUDIO_EXTENSIONS
 from vggish_hf.inputs.addresses import has_ending
-from vggish_hf.inputs.clip import Clip, readable_id
 from vggish_hf.inputs.stores import (
+    Member,
     StoredFile,
+    check_size,
+    file_version,
     open_binary,
+    read_range,
     storage_errors,
 )
 
 _MAX_HEADER_BYTES = 1 << 20  # a long name and extended attributes take a few hundred
+# A header is 512 bytes; more comes with it, as a request to a store takes as long as a MiB.
+_READAHEAD = 1 << 20
+# What stays of a gzipped file before the newest part, and how many such files stay open.
+_BLOCK_BYTES, _RECENT_BLOCKS = 1 << 20, 64
+_OPEN_FILES = 2
 
 #: What reading a damaged archive raises.
 ARCHIVE_ERRORS = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError)
 
 
 def open_archive(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a tar archive, plain or gzipped, which is told by its content."""
+    """Open a tar archive, plain or gzipped, whatever its name says."""
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path)) if is_gzipped else open(path, "rb")
@@ -67,20 +77,6 @@ def check_member(member: tarfile.TarInfo, max_bytes: int) -> None:
         )
 
 
-def read_member(file: BinaryIO, member: tarfile.TarInfo, max_bytes: int) -> bytes:
-    """Read a member that is a plain file.
-
-    Raises:
-        tarfile.TarError: It is something else, see `check_member`, or is cut short.
-    """
-    check_member(member, max_bytes)
-    file.seek(member.offset_data)
-    content = file.read(member.size)
-    if not member.isfile() or len(content) < member.size:
-        raise tarfile.ReadError(f"the member {member.name!r} is no file, or is cut short")
-    return content
-
-
 class _Headers:
     """What tarfile reads headers through, so that a forged length cannot fill the memory."""
 
@@ -97,30 +93,83 @@ class _Headers:
         return self.latest
 
 
-# A header is 512 bytes; more comes with it, as a request to a store takes as long as a MiB.
-_TAR_READAHEAD = 1 << 20
-
-
-def list_tar(file: StoredFile) -> Iterator[Clip]:
-    """List the audio files in an uncompressed tar; see `list_container`."""
-    copies: Counter[str] = Counter()
-    with storage_errors(file.name), open_binary(file.path, readahead=_TAR_READAHEAD) as archive:
+def list_members(file: StoredFile) -> Iterator[Member]:
+    """List the plain files in a tar; of a gzipped one, in one pass over all that it holds."""
+    with storage_errors(file.name), open_binary(file.path, readahead=_READAHEAD) as content:
+        is_gzipped = _is_gzipped(file.name)
+        archive = cast(BinaryIO, gzip.GzipFile(fileobj=content)) if is_gzipped else content
         try:
             for member in read_members(archive):
-                name = readable_id(member.name).removeprefix("./")
                 # A sparse member has holes, and what is stored of it is no file.
-                if member.isfile() and not member.issparse() and _is_audio(name):
-                    copies[name] += 1
-                    number = f"#{copies[name]}" if copies[name] > 1 else ""
-                    clip_id = f"{file.name}/{name}{number}"
-                    yield Clip(clip_id, file.path, name, member.offset_data, member.size)
+                if member.isfile() and not member.issparse():
+                    name = member.name.encode(errors="surrogateescape")
+                    text = name.decode("utf-8", "backslashreplace").removeprefix("./")
+                    yield Member(text, member.offset_data, member.size)
         except ARCHIVE_ERRORS as error:
-            raise tarfile.ReadError(
-                f"no uncompressed tar that is whole: {error}; unpack it if it is compressed"
-            ) from error
+            kind = "a complete tar, gzipped" if is_gzipped else "a complete, uncompressed tar"
+            raise tarfile.ReadError(f"Not {kind}: {error}") from error
 
 
-def _is_audio(name: str) -> bool:
-    # macOS puts a `._a.wav` that is no audio beside `a.wav`.
-    hidden = any(part[0] == "." and part != ".." for part in PurePosixPath(name).parts)
-    return has_ending(name, AUDIO_EXTENSIONS) and not hidden
+def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
+    """Read a member; those of a gzipped tar, in their order, in one pass."""
+    offset, size = cast(int, member.offset), cast(int, member.size)
+    check_size(file.name, size, max_bytes)
+    if not _is_gzipped(file.path):
+        return read_range(file, offset, size)
+    with storage_errors(file.name):
+        content = _open_gzipped(file.path, file_version(file.path)).read(offset, size)
+    if len(content) < size:
+        raise OSError(f"{file.name!r} is cut short: {len(content)} of {size} bytes came")
+    return content
+
+
+def _is_gzipped(name: str) -> bool:
+    return has_ending(name, {".tar.gz", ".tgz"})
+
+
+class _GzippedFile:
+    """A gzipped file that is decompressed from its start, and the last part of what came."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._open_files = ExitStack()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._open_files.close()
+        self._open_files = ExitStack()
+        packed = self._open_files.enter_context(open_binary(self._path, readahead=_READAHEAD))
+        self._stream = gzip.GzipFile(fileobj=packed)
+        self._blocks: deque[tuple[int, bytes]] = deque()  # with the position of each
+        self._position = 0
+        self._is_damaged = False
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read a range, forwards or from what came last; from the start where it is before that."""
+        with self._lock:
+            if self._is_damaged or offset < (self._blocks[0][0] if self._blocks else 0):
+                self._restart()
+            self._is_damaged = True  # unless all goes well
+            end = offset + size
+            # No byte more than that: after it the file may be damaged.
+            while block := self._stream.read(min(max(end - self._position, 0), _BLOCK_BYTES)):
+                self._blocks.append((self._position, block))
+                self._position += len(block)
+                # Threads do not ask in order: some of what is before the range stays.
+                while len(self._blocks) > _RECENT_BLOCKS and self._blocks[1][0] <= offset:
+                    self._blocks.popleft()
+            self._is_damaged = False
+            return b"".join(
+                block[max(offset - start, 0) : max(end - start, 0)] for start, block in self._blocks
+            )
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _open_gzipped(path: str, _version: tuple[int, int] | None) -> _GzippedFile:
+    return _GzippedFile(path)
+
+
+if hasattr(os, "register_at_fork"):
+    # A lock that another thread held, and the position in a file, do not survive a fork.
+    os.register_at_fork(after_in_child=_open_gzipped.cache_clear)

@@ -1,29 +1,20 @@
-"""Blocks of examples of whole clips: read on one side, embedded on the other, written as a file."""
+"""Blocks of examples: clips are read into them, each once and in bounded memory."""
 
-import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vggish_hf._runtime.prefetch import prefetch
-from vggish_hf._runtime.threads import TorchThreads
+from vggish_hf._runtime.row_buffer import RowBuffer
 from vggish_hf.audio import Decoder
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.inputs import Clip
-from vggish_hf.outputs.folder import EmbeddingFolder, part_name
-from vggish_hf.pipeline import (
-    Postprocess,
-    VGGishOutput,
-    VGGishPipeline,
-    example_dtype,
-    stream_examples,
-)
+from vggish_hf.outputs.sources import Source, file_source
+from vggish_hf.pipeline import example_dtype, stream_examples
 
 #: Examples of a block at most: 100 MB of float32, from 65 minutes of audio.
 BLOCK_EXAMPLES = 4096
@@ -32,54 +23,30 @@ BLOCK_EXAMPLES = 4096
 _WAITING_PARTS = 4
 
 
+class Piece(NamedTuple):
+    """Which piece of a clip that is longer than a block."""
+
+    number: int
+    is_last: bool
+
+
 @dataclass(frozen=True)
 class ExampleBlock:
-    """Examples of whole clips, on their way to the network.
+    """Examples of whole clips, or of a piece of a long one, on their way to the network.
 
     Args:
-        counts: How many examples each clip has, in order.
+        counts: How many examples each clip has here, in order.
         examples: (sum of `counts`, 96, 64).
-        failed: Clips that could not be read, and why.
-        long: A clip, alone, of more examples than a block holds: to be read where the network is.
+        failed: Clips that could not be read, and why; pieces of theirs do not count.
+        sources: What the clips' files were before they were read, of those that are known.
+        piece: Set where the only clip is longer than a block.
     """
 
     counts: Mapping[str, int]
     examples: Tensor
     failed: Mapping[str, str]
-    long: Clip | None = None
-
-
-@dataclass(frozen=True)
-class EmbeddedBlock:
-    """The embeddings of whole clips, on their way to the disk."""
-
-    outputs: Mapping[str, VGGishOutput]
-    failed: Mapping[str, str]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many examples each clip has."""
-        return {clip: len(output.embeddings) for clip, output in self.outputs.items()}
-
-    def write(self, folder: EmbeddingFolder) -> None:
-        """Write it as a part, which replaces itself when it is written again.
-
-        It is named after the clips that have rows: a try that finds less does not replace one that
-        found more.
-
-        Raises:
-            OSError: It cannot be written; what is in the folder stays as it is.
-        """
-        with_rows = [clip for clip, count in self.counts.items() if count]
-        name = part_name(with_rows or [*self.outputs, *self.failed])
-        try:
-            folder.write_part(self.outputs, self.failed, name=name)
-        except OSError as error:
-            raise OSError(
-                error.errno or errno.EIO,
-                f"Expected to write to {str(folder.path)!r}: {error.strerror or error}; what was "
-                "written before is whole: mend that, and run the same again",
-            ) from error
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    piece: Piece | None = None
 
 
 def read_blocks(
@@ -90,7 +57,7 @@ def read_blocks(
     dtype: torch.dtype = torch.float32,
     num_workers: int = 2,
 ) -> Iterator[ExampleBlock]:
-    """Decode clips and compute their examples.
+    """Decode clips, each once, and compute their examples.
 
     Args:
         clips: A part.
@@ -100,156 +67,108 @@ def read_blocks(
         num_workers: Clips that are decoded at once.
 
     Yields:
-        Blocks of whole clips, in order, each of at most `BLOCK_EXAMPLES` examples.
+        Blocks of at most `BLOCK_EXAMPLES` examples: of whole clips, in order, and of each longer
+        clip its pieces, one after the other.
     """
-    gathered = _Gathered(extractor, dtype)
+    sources: dict[str, Source | None] = {}
+    filling = _FillingBlock(extractor, dtype, sources)
 
     def produce(clip: Any) -> Iterator[Tensor]:
+        sources[clip.id] = file_source(clip.path)  # before it is read
         return stream_examples(extractor, clip, dtype, decode=decode)
 
     parts_of = prefetch(clips, produce, num_workers=num_workers, depth=_WAITING_PARTS)
     with closing(parts_of):
         for clip, parts in parts_of:
-            examples: list[Tensor] = []
-            count = 0
+            filling.start(clip)
             try:
                 for part in parts:
-                    examples.append(part)
-                    count += len(part)
-                    if count > BLOCK_EXAMPLES:
-                        break
+                    yield from filling.add(part)
             # Only what reading raises is the clip's fault.
             except (ValueError, OSError, TypeError) as error:
-                gathered.failed[clip.id] = str(error)
-                continue
-            if count > BLOCK_EXAMPLES:
-                yield ExampleBlock({}, torch.empty(0, *example_shape(extractor)), {}, clip)
-                continue
-            if count > gathered.room:
-                yield gathered.block()
-                gathered = _Gathered(extractor, dtype)
-            gathered.add(clip, examples)
-    if gathered.counts or gathered.failed:
-        yield gathered.block()
+                filling.discard(str(error))
+            else:
+                yield from filling.end()
+    yield from filling.flush()
 
 
-class _Gathered:
-    """Examples of whole clips, copied to one place, of which only what is filled takes memory.
+class _FillingBlock:
+    """Examples of whole clips and, after these, of the one that is being read."""
 
-    Kept where they are, in hundreds of small pieces between larger ones that come and go, they
-    would keep the allocator from using those again.
-    """
+    def __init__(
+        self,
+        extractor: VGGishFeatureExtractor,
+        dtype: torch.dtype,
+        sources: dict[str, Source | None],
+    ) -> None:
+        self._nothing = torch.empty(0, *example_shape(extractor), dtype=example_dtype(dtype))
+        self._sources = sources
+        self._begin()
 
-    def __init__(self, extractor: VGGishFeatureExtractor, dtype: torch.dtype) -> None:
-        shape = (BLOCK_EXAMPLES, *example_shape(extractor))
-        self._examples = torch.empty(shape, dtype=example_dtype(dtype))
-        self._count = 0
-        self.counts: dict[str, int] = {}
-        self.failed: dict[str, str] = {}
+    def _begin(self) -> None:
+        self._buffer = RowBuffer(BLOCK_EXAMPLES)
+        self._counts: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._first = 0  # example of the clip that is being read
 
-    @property
-    def room(self) -> int:
-        """How many more examples there may be."""
-        return BLOCK_EXAMPLES - self._count
+    def start(self, clip: Clip) -> None:
+        self._clip = clip.id
+        self._first = len(self._buffer)
+        self._pieces = 0
 
-    def add(self, clip: Clip, parts: list[Tensor]) -> None:
-        """Copy a clip's examples."""
-        first = self._count
-        for part in parts:
-            self._examples[self._count : self._count + len(part)] = part
-            self._count += len(part)
-        self.counts[clip.id] = self._count - first
+    def add(self, examples: Tensor) -> Iterator[ExampleBlock]:
+        if self._first and len(self._buffer) + len(examples) > BLOCK_EXAMPLES:
+            held = self._buffer.rows
+            assert held is not None
+            own = held[self._first :]
+            self._buffer.cut(self._first)
+            yield from self.flush()
+            self._buffer.append(own)
+        while len(self._buffer) + len(examples) > BLOCK_EXAMPLES:
+            room = BLOCK_EXAMPLES - len(self._buffer)
+            self._buffer.append(examples[:room])
+            examples = examples[room:]
+            yield self._piece(is_last=False)
+        self._buffer.append(examples)
 
-    def block(self) -> ExampleBlock:
-        """What was added, without a copy."""
-        return ExampleBlock(self.counts, self._examples[: self._count], self.failed)
+    def end(self) -> Iterator[ExampleBlock]:
+        if self._pieces:
+            yield self._piece(is_last=True)
+        else:
+            self._counts[self._clip] = len(self._buffer) - self._first
+
+    def discard(self, reason: str) -> None:
+        self._buffer.cut(self._first)
+        self._failed[self._clip] = reason
+
+    def flush(self) -> Iterator[ExampleBlock]:
+        """Give the whole clips."""
+        if self._counts or self._failed:
+            yield self._block(self._counts, self._failed)
+        self._begin()
+
+    def _piece(self, *, is_last: bool) -> ExampleBlock:
+        block = self._block(
+            {self._clip: len(self._buffer)}, {}, Piece(self._pieces, is_last=is_last)
+        )
+        self._buffer = RowBuffer(BLOCK_EXAMPLES)
+        self._pieces += 1
+        return block
+
+    def _block(
+        self, counts: dict[str, int], failed: dict[str, str], piece: Piece | None = None
+    ) -> ExampleBlock:
+        rows = self._buffer.rows  # without a copy: the next block has a buffer of its own
+        known = {clip: self._sources[clip] for clip in counts}
+        return ExampleBlock(
+            counts,
+            self._nothing if rows is None else rows,
+            failed,
+            {clip: source for clip, source in known.items() if source is not None},
+            piece,
+        )
 
 
 def example_shape(extractor: VGGishFeatureExtractor) -> tuple[int, int]:
     """The shape of an example, (frames, bands)."""
     return extractor.config.example_frames, extractor.config.num_mel_bins
-
-
-def clip_outputs(
-    counts: Mapping[str, int], embeddings: Tensor, extractor: VGGishFeatureExtractor
-) -> dict[str, VGGishOutput]:
-    """Give each clip its rows.
-
-    Args:
-        counts: How many examples each clip has, in order.
-        embeddings: (sum of `counts`, embedding_size).
-        extractor: The front end that made the examples.
-    """
-    seconds = extractor.config.example_seconds
-    rows = torch.split(embeddings, list(counts.values()))
-    return {
-        clip: VGGishOutput(own, extractor.example_times(len(own)), example_seconds=seconds)
-        for clip, own in zip(counts, rows, strict=True)
-    }
-
-
-class BlockEmbedder:
-    """Embeds blocks of examples; a block may be started before the one before it is finished.
-
-    Args:
-        pipeline: What embeds them.
-        postprocess: As for calling the pipeline.
-        batch_size: Examples that the network takes at once.
-        decode: Opens a clip that is too long for a block.
-    """
-
-    def __init__(
-        self, pipeline: VGGishPipeline, postprocess: Postprocess, batch_size: int, decode: Decoder
-    ) -> None:
-        pipeline.check_postprocess(postprocess)
-        self._pipeline = pipeline
-        self._postprocess = postprocess
-        self._batch_size = batch_size
-        self._decode = decode
-        # Before there are threads, no two of which may lay out the weights.
-        self._embed(torch.empty(0, *example_shape(pipeline.extractor)))
-        on_cpu = pipeline.model.device.type == "cpu"
-        self._threads = TorchThreads(torch.get_num_threads() if on_cpu else 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._threads.__exit__(kind, error, traceback)
-
-    def start(self, block: ExampleBlock) -> Callable[[], EmbeddedBlock]:
-        """Hand in a block, and get what waits for its embeddings."""
-        batches = [
-            self._threads.submit(self._embed, batch)
-            for batch in torch.split(block.examples, self._batch_size)
-        ]
-        return lambda: self._finish(block, batches)
-
-    def _finish(self, block: ExampleBlock, batches: list[Future[Tensor]]) -> EmbeddedBlock:
-        if block.long is not None:
-            return self._embed_long(block.long)
-        embeddings = torch.cat([batch.result() for batch in batches])
-        outputs = clip_outputs(block.counts, embeddings, self._pipeline.extractor)
-        return EmbeddedBlock(outputs, block.failed)
-
-    def _embed_long(self, clip: Clip) -> EmbeddedBlock:
-        failed: dict[str, str] = {}
-        outputs = list(
-            self._pipeline.stream(
-                [clip],
-                postprocess=self._postprocess,
-                batch_size=self._batch_size,
-                num_workers=1,
-                on_error=lambda _index, _clip, error: failed.update({clip.id: str(error)}),
-                decode=self._decode,
-            )
-        )
-        return EmbeddedBlock({clip.id: outputs[0]} if outputs else {}, failed)
-
-    def _embed(self, batch: Tensor) -> Tensor:
-        return self._pipeline.embed_examples(batch, self._postprocess)

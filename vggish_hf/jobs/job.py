@@ -2,24 +2,30 @@
 
     clips -> parts of the listing -> blocks of examples -> the network -> a file for each block
 
-One machine does it with `embed_clips_to_folder`, a cluster with `vggish_hf.distributed`, by the
-same functions: the batches that the network takes are the same, and so are the rows.
+One machine does it with `vggish_hf.jobs.embed_to_folder`, a cluster with that of
+`vggish_hf.distributed`, by the same functions: the batches that the network takes are the same, and
+so are the rows.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import torch
-
+from vggish_hf._checks import check_choice
 from vggish_hf.audio import AudioLimits
 from vggish_hf.inputs import Clip
+from vggish_hf.jobs.embedded import block_name
+from vggish_hf.jobs.targets import check_is_no_input, unique_ids
+from vggish_hf.modeling.pooling import Pool, pooled_size
+from vggish_hf.modeling.postprocessor import find_postprocess
 from vggish_hf.outputs.folder import EmbeddingFolder
+from vggish_hf.outputs.sources import file_source
 from vggish_hf.pipeline import Postprocess, VGGishPipeline
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,10 @@ class EmbeddingSummary:
 
     Args:
         clips: How many clips it embedded.
-        examples: How many rows these have.
+        examples: How many examples these have.
         failed: Clips that could not be read, and why; the next run tries them again.
         too_short: Clips without a whole example.
-        skipped: How many clips an earlier run had done.
+        skipped: How many clips an earlier run had done, and whose files have not changed.
     """
 
     clips: int
@@ -44,7 +50,7 @@ class EmbeddingSummary:
 def cut_parts(
     clips: Iterable[Clip], pending: Container[str], part_clips: int
 ) -> Iterator[list[Clip]]:
-    """Cut a listing into parts, and leave out clips that need no work.
+    """Cut a listing into parts, and skip clips that need no work.
 
     The cuts do not depend on what is done: a run that is repeated makes the same parts.
 
@@ -70,16 +76,19 @@ def cut_parts(
 class EmbeddingJob:
     """Which clips are to be embedded into a folder, and what has become of them.
 
+    A context: no other job writes to the folder meanwhile.
+
     Args:
         clips: All of them, those that an earlier run has done too.
         folder: A new folder, or one of the same weights, options and limits.
         pipeline: What embeds them.
         postprocess: As for calling the pipeline.
         limits: What a clip may be at most.
-        progress: Called with how many more clips are done, or have failed.
+        pool: As for `embed_to_folder`.
 
     Raises:
-        ValueError: Two clips have the same id, or the folder holds something else.
+        ValueError: Two clips have the same id, the folder holds something else or an input.
+        OSError: Another job writes to the folder.
     """
 
     def __init__(
@@ -89,36 +98,89 @@ class EmbeddingJob:
         pipeline: VGGishPipeline,
         postprocess: Postprocess,
         limits: AudioLimits,
-        progress: Progress | None = None,
+        pool: Pool | None = None,
     ) -> None:
-        pipeline.check_postprocess(postprocess)
+        check_output_options(pipeline, postprocess, pool)
         #: The ids of clips that are not done, and have not failed in this run.
-        self.pending = _unique_ids(clips)
+        self.pending = unique_ids(clips)
+        self.pool = pool
         self.folder = EmbeddingFolder(folder)
-        self.folder.start(
-            job_provenance(pipeline, postprocess, limits),
-            pipeline.model.config.embedding_size,
-            torch.uint8 if postprocess == "uint8" else torch.float32,
-        )
-        self._progress = progress or (lambda _count: None)
-        self.pending.difference_update(self.folder.ids())
-        self._skipped = len(clips) - len(self.pending)
-        self._progress(self._skipped)
+        check_is_no_input(Path(folder), clips)
+        self._clips = clips
+        self._provenance = job_provenance(pipeline, postprocess, limits, pool)
+        self._size = pooled_size(pipeline.model.config.embedding_size, pool)
+        self._dtype = find_postprocess(postprocess).dtype()
+        self._folder_lock = ExitStack()
+        self._old_parts: dict[str, list[Path]] = {}  # with rows of files that have changed since
         self._embedded = 0
         self._examples = 0
         self._too_short: list[str] = []
         self._failed: dict[str, str] = {}
 
-    def note(self, counts: Mapping[str, int], failed: Mapping[str, str]) -> None:
-        """Take note of a block that is written; of clips that were noted before, nothing."""
+    def __enter__(self) -> Self:
+        self.folder.check(self._provenance)  # before a folder is made
+        with ExitStack() as stack:
+            stack.enter_context(self.folder.lock())
+            self.folder.start(self._provenance, self._size, self._dtype)
+            self._find_completed()
+            self._folder_lock = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._folder_lock.close()
+
+    @property
+    def skipped(self) -> int:
+        """How many clips an earlier run has done."""
+        return self._skipped
+
+    def _find_completed(self) -> None:
+        paths = {clip.id: clip.path for clip in self._clips}
+        source_of = lru_cache(maxsize=1024)(file_source)  # of a tar's clips it is one file's
+        done: set[str] = set()
+        for clip in self.folder.completed():
+            path = paths.get(clip.id)
+            if path is None:
+                continue
+            now = None if clip.source is None else source_of(path)
+            if now is None or now == clip.source:
+                done.add(clip.id)
+            elif clip.part is not None:
+                self._old_parts.setdefault(clip.id, []).append(clip.part)
+        self.pending -= done
+        self._skipped = len(done)
+        # Of a run that was killed between the new rows and the end of the old ones.
+        self._drop_old(done, "")
+
+    def _drop_old(self, clips: Iterable[str], new_part: str) -> None:
+        by_part: dict[Path, set[str]] = {}
+        for clip in clips:
+            for part in self._old_parts.pop(clip, ()):
+                by_part.setdefault(part, set()).add(clip)
+        for part, dropped in by_part.items():
+            if part.stem != new_part:  # which has replaced it
+                self.folder.drop(part, dropped)
+
+    def note(self, counts: Mapping[str, int], failed: Mapping[str, str]) -> int:
+        """Take note of a block that is written; of clips that were noted before, nothing.
+
+        Returns:
+            How many clips are new among them.
+        """
         new = self.pending.intersection([*counts, *failed])
+        self._drop_old(new & counts.keys(), block_name(counts, failed))
         self.pending -= new
         self._failed.update((clip, failed[clip]) for clip in new & failed.keys())
         embedded = [count for clip, count in counts.items() if clip in new and count]
         self._embedded += len(embedded)
         self._examples += sum(embedded)
         self._too_short += [clip for clip, count in counts.items() if clip in new and not count]
-        self._progress(len(new))
+        return len(new)
 
     def finish(self) -> EmbeddingSummary:
         """Put the folder in order and say what was done."""
@@ -128,17 +190,25 @@ class EmbeddingJob:
         )
 
 
+def check_output_options(
+    pipeline: VGGishPipeline, postprocess: Postprocess, pool: Pool | None
+) -> None:
+    """Raise ValueError for options that do not exist or do not go together."""
+    if pool is not None:
+        check_choice("pool", pool, Pool)
+    if pool is not None and postprocess == "uint8":
+        raise ValueError(
+            f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8': values cut "
+            "off to whole numbers have another mean"
+        )
+    pipeline.check_postprocess(postprocess)
+
+
 def job_provenance(
-    pipeline: VGGishPipeline, postprocess: Postprocess, limits: AudioLimits
+    pipeline: VGGishPipeline,
+    postprocess: Postprocess,
+    limits: AudioLimits,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
     """What rows depend on: runs that differ in any of it do not share a folder."""
-    return {**pipeline.provenance(postprocess), "limits": asdict(limits)}
-
-
-def _unique_ids(clips: Sequence[Clip]) -> set[str]:
-    ids: set[str] = set()
-    for clip in clips:
-        if clip.id in ids:
-            raise ValueError(f"Expected clips of different ids, {clip.id!r} is there twice")
-        ids.add(clip.id)
-    return ids
+    return {**pipeline.provenance(postprocess), "pool": pool, "limits": asdict(limits)}

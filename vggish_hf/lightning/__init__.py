@@ -3,8 +3,7 @@
 What needs the optional package `datasets` is imported when it is first asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     import lightning.pytorch as _lightning  # noqa: F401
@@ -15,6 +14,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(f"Training needs `{_missing}`: pip install 'vggish-hf[lightning]'") from None
 
+from vggish_hf._runtime.lazy import lazy_names
 from vggish_hf.lightning.audio_files import AudioFilesDataModule as AudioFilesDataModule
 from vggish_hf.lightning.audio_folder import AudioFolderDataModule as AudioFolderDataModule
 from vggish_hf.lightning.classified import ClassifiedClip as ClassifiedClip
@@ -45,15 +45,37 @@ if TYPE_CHECKING:
         AudioSetEmbeddingsDataModule as AudioSetEmbeddingsDataModule,
     )
 
-_NEED_DATASETS = ("AudioSetClipsDataModule", "AudioSetEmbeddingsDataModule")
+__all__ = [
+    "AudioFilesDataModule",
+    "AudioFolderDataModule",
+    "AudioSetClipsDataModule",
+    "AudioSetEmbeddingsDataModule",
+    "BalancedSampler",
+    "ClassifiedClip",
+    "ClipDataModule",
+    "EmbeddingBatch",
+    "EmbeddingProjector",
+    "FADCallback",
+    "HeadConfig",
+    "SpecAugment",
+    "VGGishClassifier",
+    "VGGishEmbedder",
+    "VGGishEmbeddingWriter",
+    "VGGishFinetuning",
+    "WaveformAugmentation",
+    "WaveformBatch",
+    "WaveformClip",
+    "collate_waveforms",
+    "extract_batch",
+    "make_head",
+    "mixup",
+]
 
-
-def __getattr__(name: str) -> Any:
-    """Find the names that need `datasets`.
-
-    Raises:
-        ImportError: `datasets` is not installed.
-    """
-    if name not in _NEED_DATASETS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.audioset_data"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AudioSetClipsDataModule": "audioset_data",
+        "AudioSetEmbeddingsDataModule": "audioset_data",
+    },
+    needs="datasets",
+)

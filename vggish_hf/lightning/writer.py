@@ -1,8 +1,8 @@
 """Predictions to a resumable folder of Parquet files, from any number of devices."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,13 +10,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from vggish_hf._version import __version__
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.lightning._predictions import ClipAssembler, read_prediction
 from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.pipeline import VGGishOutput
+from vggish_hf.provenance import state_sha256
 
 # So many rows end a part of however few clips: 64 MiB of float32.
 _PART_ROWS = 1 << 17
@@ -70,6 +70,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         if clips_per_part < 1:
             raise ValueError(f"Expected `clips_per_part` of at least 1, got {clips_per_part}")
         self.folder = EmbeddingFolder(folder)
+        self._lock = ExitStack()
         self.clips_per_part = clips_per_part
         self.merge = merge
 
@@ -81,9 +82,9 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         data = trainer.datamodule
         self._done: frozenset[str] = frozenset()
         if isinstance(data, SkipsInputs):
-            data.skip(self.folder.ids())
+            data.skip(self.folder.completed_ids())
         else:
-            self._done = frozenset(self.folder.ids())
+            self._done = frozenset(self.folder.completed_ids())
         self._assembler = ClipAssembler()
         self._is_started = False
         self._start_part()
@@ -93,12 +94,32 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
 
         Raises:
             ValueError: The folder was made with others.
+            OSError: Another job writes to it.
         """
-        # Of weights that are divided among processes, the digests differ: the first one's counts.
+        # Sharded weights have a digest in each process: the first one's counts.
         self._provenance = trainer.strategy.broadcast(_provenance(pl_module))
         self.folder.check(self._provenance)
+        self._lock_folder(trainer)
         # Lightning says so of every loader without a sampler, for writers of batch indices.
         warnings.filterwarnings("ignore", "Couldn't infer the batch indices fetched")
+
+    def _lock_folder(self, trainer: pl.Trainer) -> None:
+        """Keep other jobs from the folder: one process holds the lock for all of this one."""
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                self._lock.enter_context(self.folder.lock())
+            except OSError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise OSError(problem)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Let others write to the folder."""
+        self._lock.close()
 
     def write_on_batch_end(
         self,
@@ -141,6 +162,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         trainer.strategy.barrier("all parts are written")
         if trainer.is_global_zero and self.folder.manifest is not None:
             self._report(self.folder.finish(merge=self.merge))
+        self._lock.close()
         trainer.strategy.barrier("the folder is in order")
 
     def _start_part(self) -> None:
@@ -163,7 +185,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         lines = [f"{embedded} clips in {self.folder.path}, {len(failed)} failed"]
         lines += [f"failed: {clip}: {failed[clip]}" for clip in sorted(failed)[:_NAMED_FAILURES]]
         if len(failed) > _NAMED_FAILURES:
-            lines.append(f"all that failed: {self.folder.left_out_path}")
+            lines.append(f"all that failed: {self.folder.failed_path}")
         rank_zero_info("\n".join(lines))
 
 
@@ -177,19 +199,8 @@ def _provenance(module: pl.LightningModule) -> dict[str, Any]:
         else provenance()
     )
     if found.get("weights_sha256") is None:
-        found["state_sha256"] = _digest(module)
+        found["state_sha256"] = state_sha256(module.state_dict())
     return found
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(
-                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-            )
-    return digest.hexdigest()
 
 
 def _hop_seconds(module: pl.LightningModule) -> float:

@@ -3,11 +3,14 @@
 The metric class needs torchmetrics, and is imported when it is first asked for.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vggish_hf.metrics.embedding_sets import ClipFailure as ClipFailure
+from vggish_hf._runtime.lazy import lazy_names
 from vggish_hf.metrics.embedding_sets import EmbeddingSet as EmbeddingSet
 from vggish_hf.metrics.embedding_sets import embed_set as embed_set
+from vggish_hf.metrics.found_sets import ClipFailure as ClipFailure
+from vggish_hf.metrics.found_sets import FoundSet as FoundSet
+from vggish_hf.metrics.found_sets import find_set as find_set
 from vggish_hf.metrics.frechet import frechet_distance as frechet_distance
 from vggish_hf.metrics.infinity import InfinityFit as InfinityFit
 from vggish_hf.metrics.infinity import Interval as Interval
@@ -27,15 +30,30 @@ from vggish_hf.provenance import provenance_differences as provenance_difference
 if TYPE_CHECKING:
     from vggish_hf.metrics.audio_distance import FrechetAudioDistance as FrechetAudioDistance
 
+__all__ = [
+    "PRESETS",
+    "ClipEmbedder",
+    "ClipFailure",
+    "ClipScore",
+    "EmbeddingSet",
+    "EmbeddingStatistics",
+    "FadResult",
+    "FoundSet",
+    "FrechetAudioDistance",
+    "InfinityFit",
+    "Interval",
+    "Preset",
+    "PresetName",
+    "SmallSampleWarning",
+    "bootstrap_interval",
+    "embed_set",
+    "fad_infinity",
+    "find_set",
+    "frechet_audio_distance",
+    "frechet_distance",
+    "provenance_differences",
+]
 
-def __getattr__(name: str) -> Any:
-    """Find the name that needs torchmetrics.
-
-    Raises:
-        ImportError: torchmetrics is not installed.
-    """
-    if name != "FrechetAudioDistance":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vggish_hf.metrics.audio_distance import FrechetAudioDistance
-
-    return FrechetAudioDistance
+__getattr__, __dir__ = lazy_names(
+    __name__, {"FrechetAudioDistance": "audio_distance"}, needs="torchmetrics"
+)

@@ -1,34 +1,22 @@
 """A set of clips, whatever it is stored as, as statistics."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
-import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vggish_hf.audio import AudioSource
-from vggish_hf.inputs import find_inputs, readable_id
+from vggish_hf._checks import check_at_least_one
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, Decoder, IsolatedDecoders, open_audio
+from vggish_hf.inputs import Clip
+from vggish_hf.metrics.found_sets import ClipFailure, EmbeddingSource, FoundSet, find_set
 from vggish_hf.metrics.presets import ClipEmbedder
-from vggish_hf.metrics.statistics import EmbeddingStatistics
-from vggish_hf.outputs.reading import EmbeddingFile
+from vggish_hf.metrics.statistics import EmbeddingStatistics, check_scale
+from vggish_hf.outputs.reading import NamedEmbeddings
 
-#: A set of clips: a folder of audio, a glob, a `.txt` list, an audio file; a Parquet file of
-#: embeddings (or a glob of several); a `.npz` file of statistics; a list of audio sources or of
-#: Parquet files; or statistics.
-EmbeddingSource: TypeAlias = str | os.PathLike[str] | Sequence[AudioSource] | EmbeddingStatistics
-#: A clip's name and its embeddings (examples, size).
-Clip: TypeAlias = tuple[str, np.ndarray[Any, Any]]
-OnClip: TypeAlias = Callable[[str, np.ndarray[Any, Any]], object]
-
-
-class ClipFailure(NamedTuple):
-    """A clip that is not counted."""
-
-    clip: str
-    reason: str
+OnClip: TypeAlias = Callable[[str, NDArray[Any]], object]
 
 
 @dataclass(frozen=True)
@@ -39,21 +27,25 @@ class EmbeddingSet:
         statistics: The moments of the embeddings.
         clips: How many clips were counted; None where the source does not tell.
         failures: Those that were not.
+        notes: What to know of the source.
     """
 
     statistics: EmbeddingStatistics
     clips: int | None
     failures: tuple[ClipFailure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def embed_set(
-    source: EmbeddingSource,
+    source: EmbeddingSource | FoundSet,
     embedder: ClipEmbedder | None = None,
     *,
     compared_with: EmbeddingStatistics | None = None,
     force: bool = False,
     batch_size: int = 32,
     num_workers: int = 2,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    isolated: bool = False,
     progress: bool = False,
     on_clip: OnClip | None = None,
 ) -> EmbeddingSet:
@@ -63,100 +55,116 @@ def embed_set(
     among the failures, and the others are counted. Memory is bounded, whatever the number of clips.
 
     Args:
-        source: The set.
+        source: The set, see `find_set`.
         embedder: What embeds audio; not needed for embeddings and statistics.
         compared_with: Statistics that the set must be comparable with, which is checked first.
         force: Take it though it was embedded differently.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
+        limits: What an encoded clip may be at most.
+        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+            decoder fails alone: for untrusted audio.
         progress: Whether to show a bar, where standard error is a terminal.
         on_clip: Called with the name and the embeddings (examples, size) of each clip counted.
 
     Raises:
-        FileNotFoundError: A file of embeddings or statistics does not exist.
-        ValueError: The source names nothing, is of several kinds, is damaged, holds statistics
-            where `on_clip` needs clips, is audio where there is no embedder, or is not comparable.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The source is empty, is of several kinds, is damaged, holds statistics where
+            `on_clip` needs clips, is audio where there is no embedder, or is not comparable.
     """
-    failures: list[ClipFailure] = []
-    statistics, clips = _open(source, embedder, failures, batch_size, num_workers)
-    if compared_with is not None:
-        compared_with.check_comparable(statistics, force=force)
-    if clips is None:
-        if on_clip is not None:
-            raise ValueError(
-                "Expected clips, since each of them is needed, got statistics; pass audio, or a "
-                "Parquet file of embeddings"
-            )
-        return EmbeddingSet(statistics, None)
+    check_at_least_one(batch_size=batch_size, num_workers=num_workers)
+    found = find_set(source)
+    statistics = check_set(found, embedder, compared_with, force=force, by_clip=on_clip is not None)
+    if found.kind == "statistics":
+        return EmbeddingSet(statistics, statistics.clips, notes=found.notes)
+    failures = list(found.failures)
     counted = 0
-    for name, rows in tqdm(clips, unit=" clips", disable=None if progress else True):
-        try:
-            if not len(rows):
-                raise ValueError("it is shorter than an example")
-            statistics = statistics.update(rows)
-        except ValueError as error:
-            failures.append(ClipFailure(name, str(error)))
-            continue
-        counted += 1
-        if on_clip is not None:
-            on_clip(name, rows)
-    return EmbeddingSet(statistics, counted, tuple(failures))
+    with IsolatedDecoders() if isolated else nullcontext() as decoders:
+        if found.kind == "embeddings":
+            clips: Iterator[NamedEmbeddings] = iter(found.clips)
+        else:
+            assert embedder is not None  # check_set
+            decode = _decoder(decoders, limits)
+            clips = _embedded(found, embedder, failures, batch_size, num_workers, decode)
+        total = len(found.clips) if isinstance(found.clips, list) else None
+        shown = tqdm(clips, unit=" clips", total=total, disable=None if progress else True)
+        for name, rows in shown:
+            if len(rows):
+                check_scale(rows)  # which is not a fault of one clip
+            try:
+                if not len(rows):
+                    raise ValueError("it is shorter than an example")
+                statistics = statistics.update(rows)
+            except ValueError as error:
+                failures.append(ClipFailure(name, str(error)))
+                continue
+            counted += 1
+            if on_clip is not None:
+                on_clip(name, rows)
+    return EmbeddingSet(replace(statistics, clips=counted), counted, tuple(failures), found.notes)
 
 
-def _open(
-    source: EmbeddingSource,
+def check_set(
+    found: FoundSet,
     embedder: ClipEmbedder | None,
-    failures: list[ClipFailure],
-    batch_size: int,
-    num_workers: int,
-) -> tuple[EmbeddingStatistics, Iterable[Clip] | None]:
-    """Find the statistics, which are empty where there are clips to read, and these."""
-    if isinstance(source, EmbeddingStatistics):
-        return source, None
-    if isinstance(source, (str, os.PathLike)):
-        source = find_inputs([os.fspath(source)])
-    paths = (clip if isinstance(clip, (str, os.PathLike)) else "" for clip in source)
-    endings = sorted({os.path.splitext(os.fspath(path))[1].lower() for path in paths})
-    if endings == [".npz"] and len(source) == 1:
-        return EmbeddingStatistics.load(str(source[0])), None
-    if endings == [".parquet"]:
-        return _stored([str(path) for path in source])
-    if ".npz" in endings or ".parquet" in endings:
+    compared_with: EmbeddingStatistics | None = None,
+    *,
+    force: bool = False,
+    by_clip: bool = False,
+) -> EmbeddingStatistics:
+    """Check all that is known of a set before it is read.
+
+    Returns:
+        Its statistics, which are empty where its clips are still to be read.
+
+    Raises:
+        ValueError: See `embed_set`.
+    """
+    statistics = found.statistics
+    if statistics is None:
+        if embedder is None:
+            raise ValueError("Expected a `model` to embed audio with; pass one, such as 'google'")
+        statistics = EmbeddingStatistics.empty(embedder.size, embedder.provenance)
+    if compared_with is not None:
+        # What does not say how it was made gets a note, see `frechet_audio_distance`.
+        is_known = statistics.is_provenance_known and compared_with.is_provenance_known
+        compared_with.check_comparable(statistics, force=force or not is_known)
+    if by_clip and found.kind == "statistics":
         raise ValueError(
-            "Expected audio, Parquet files or one file of statistics, got "
-            f"{len(source)} files that end in {', '.join(endings)}"
+            "Expected clips, since each of them is needed, got statistics; pass audio, a file of "
+            "embeddings, or a list with an array of embeddings for each clip"
         )
-    if embedder is None:
-        raise ValueError("Expected a `model` to embed audio with; pass one, such as 'google'")
-    empty = EmbeddingStatistics.empty(embedder.size, embedder.provenance)
-    return empty, _embedded(source, embedder, failures, batch_size, num_workers)
+    return statistics
 
 
-def _stored(paths: Sequence[str]) -> tuple[EmbeddingStatistics, Iterator[Clip]]:
-    files = [EmbeddingFile(path) for path in paths]
-    empty = [EmbeddingStatistics.empty(file.size, file.provenance) for file in files]
-    for other in empty[1:]:
-        empty[0].merge(other)  # raises where they were not made alike
-    return empty[0], chain.from_iterable(file.clips() for file in files)
+def _decoder(decoders: IsolatedDecoders | None, limits: AudioLimits) -> Decoder:
+    open_source = open_audio if decoders is None else decoders.open
+    return lambda clip: open_source(clip.load() if isinstance(clip, Clip) else clip, limits)
 
 
 def _embedded(
-    source: Sequence[AudioSource],
+    found: FoundSet,
     embedder: ClipEmbedder,
     failures: list[ClipFailure],
     batch_size: int,
     num_workers: int,
-) -> Iterator[Clip]:
-    def name(index: int) -> str:
-        clip = source[index]
-        if isinstance(clip, (str, os.PathLike)):
-            return readable_id(os.fspath(clip))
-        return f"clip {index}"
+    decode: Decoder,
+) -> Iterator[NamedEmbeddings]:
+    names: dict[int, str] = {}  # of the clips that are read and not yet embedded
 
-    def note_failure(index: int, _clip: AudioSource, error: Exception) -> None:
-        failures.append(ClipFailure(name(index), str(error)))
+    def named() -> Iterator[Any]:
+        for index, clip in enumerate(found.clips):
+            names[index] = clip.id if isinstance(clip, Clip) else f"clip {index}"
+            yield clip
+
+    def note_failure(index: int, _clip: Any, error: Exception) -> None:
+        failures.append(ClipFailure(names.pop(index), str(error)))
 
     for index, rows in embedder.stream(
-        source, batch_size=batch_size, num_workers=num_workers, on_error=note_failure
+        named(),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_error=note_failure,
+        decode=decode,
     ):
-        yield name(index), rows
+        yield names.pop(index), rows

@@ -1,13 +1,14 @@
 """The distance that infinitely many clips would have, and how far a distance is uncertain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vggish_hf.metrics.frechet import Array, frechet_distance
+from vggish_hf.metrics.frechet import Array, distances_from
 from vggish_hf.metrics.statistics import EmbeddingStatistics
 
 #: The least number of clips, or of examples, that a distance of 128 dimensions is a line from.
@@ -62,8 +63,8 @@ def fad_infinity(
         fake: The embeddings of the set's clips, each (examples, size), which are drawn whole; or
             one array (examples, size), of which examples are drawn.
         steps: How many sizes of parts there are, evenly spaced from `min_count` to all.
-        min_count: The smallest part. Below a few times the size of an embedding the distance is no
-            line over 1 / N.
+        min_count: The smallest part. Below a few times the size of an embedding, distances do not
+            lie on a line over 1 / N.
         replace: Draw the parts with replacement, as fadtk does. The line then leads to the
             distance of the set as it is, not of what it is a sample of.
         seed: Seed of the parts.
@@ -79,19 +80,22 @@ def fad_infinity(
         >>> round(fit.score), fit.drawn
         (25, 'examples')
     """
-    if steps < 2 or min_count < 2 or len(fake) <= min_count:
+    for name, value in (("steps", steps), ("min_count", min_count)):
+        if value < 2:
+            raise ValueError(f"Expected `{name}` of at least 2, got {value}")
+    if len(fake) <= min_count:
         raise ValueError(
-            "Expected more clips or examples than `min_count`, and `min_count` and `steps` of at "
-            f"least 2, got {len(fake)}, {min_count} and {steps}"
+            f"`infinity` needs more than {min_count} clips or examples, you have {len(fake)}"
         )
     draws_examples = isinstance(fake, np.ndarray) and fake.ndim == 2
     rng = np.random.default_rng(seed)
     counts = np.linspace(min_count, len(fake), steps).astype(int)
     distances = []
-    for count in counts:
-        indices = rng.choice(len(fake), count, replace=replace)
-        part = fake[indices] if draws_examples else np.concatenate([fake[i] for i in indices])
-        distances.append(_distance(real, part))
+    with _distances_from(real) as distance_to:
+        for count in counts:
+            indices = rng.choice(len(fake), count, replace=replace)
+            part = fake[indices] if draws_examples else np.concatenate([fake[i] for i in indices])
+            distances.append(distance_to(part))
     score, slope, r_squared = _fit_line(1 / counts, np.array(distances))
     points = tuple(zip(counts.tolist(), distances, strict=True))
     return InfinityFit(score, slope, r_squared, points, "examples" if draws_examples else "clips")
@@ -137,13 +141,12 @@ def bootstrap_interval(
             f"{len(arrays)}, {resamples} and {confidence}"
         )
     rng = np.random.default_rng(seed)
-    distance = _distance(real, np.concatenate(arrays))
-    drawn = [
-        _distance(
-            real, np.concatenate([arrays[i] for i in rng.integers(len(arrays), size=len(arrays))])
-        )
-        for _ in range(resamples)
-    ]
+    with _distances_from(real) as distance_to:
+        distance = distance_to(np.concatenate(arrays))
+        drawn = []
+        for _ in range(resamples):
+            indices = rng.integers(len(arrays), size=len(arrays))
+            drawn.append(distance_to(np.concatenate([arrays[i] for i in indices])))
     tail = (1 - confidence) / 2
     high, low = 2 * distance - np.quantile(drawn, [tail, 1 - tail])
     return Interval(max(float(low), 0.0), max(float(high), 0.0), confidence)
@@ -158,6 +161,12 @@ def _fit_line(x: Array, y: Array) -> tuple[float, float, float]:
     return float(y.mean() - slope * x.mean()), slope, r_squared
 
 
-def _distance(real: EmbeddingStatistics, rows: ArrayLike) -> float:
-    fake = EmbeddingStatistics.from_embeddings(rows)
-    return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+@contextmanager
+def _distances_from(real: EmbeddingStatistics) -> Iterator[Callable[[ArrayLike], float]]:
+    with distances_from(real.mean, real.covariance) as distance_to:
+
+        def distance_of(rows: ArrayLike) -> float:
+            fake = EmbeddingStatistics.from_embeddings(rows)
+            return distance_to(fake.mean, fake.covariance)
+
+        yield distance_of

@@ -1,10 +1,8 @@
 """The files that hold a baseline's moments: `.npz` without pickle, sizes checked before reading."""
 
 import json
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,33 @@ import numpy as np
 
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.metrics.frechet import Array
+from vggish_hf.outputs.npz_members import NpzArray, open_npz
+from vggish_hf.outputs.reading import parse_json
 
 # Thirty times the size of VGGish's: a file from elsewhere must not fill the memory.
 _MAX_SIZE = 4096
-_MAX_CHARACTERS = 1 << 18
-# What zipfile and numpy raise on damaged files; RuntimeError for compressions and passwords.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_MAX_TEXT_BYTES = 1 << 20  # four a character
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a file of statistics holds."""
+
+    mean: Array
+    covariance: Array
+    count: int
+    provenance: dict[str, Any]
+    clips: int | None
+    """None in files that do not tell."""
 
 
 def write_moments(
-    path: Path, mean: Array, covariance: Array, count: int, provenance: Mapping[str, Any]
+    path: Path,
+    mean: Array,
+    covariance: Array,
+    count: int,
+    provenance: Mapping[str, Any],
+    clips: int | None,
 ) -> None:
     """Write a file that `read_moments` reads, whole or not at all.
 
@@ -44,48 +51,33 @@ def write_moments(
         "count": np.array(count, np.int64),
         "provenance": np.array(json.dumps(dict(provenance))),
     }
+    if clips is not None:
+        arrays["clips"] = np.array(clips, np.int64)
     with unfinished_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_moments(path: Path) -> tuple[Array, Array, int, dict[str, Any]]:
-    """Read mean (size,), covariance (size, size), count and provenance.
+def read_moments(path: Path) -> Moments:
+    """Read mean (size,), covariance (size, size), count, provenance and number of clips.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It holds something else.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            mean = _read_array(archive, "mean", np.float64, _MAX_SIZE)
-            covariance = _read_array(archive, "covariance", np.float64, len(mean) ** 2)
-            count = _read_array(archive, "count", np.int64, 1)
-            text = _read_array(archive, "provenance", np.str_, 1)
-        provenance = json.loads(text.item())
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"Expected a file of embedding statistics, {str(path)!r} is none: {error}"
-        ) from error
-    if covariance.shape != 2 * mean.shape or not isinstance(provenance, dict):
-        raise ValueError(
-            f"Expected a file of embedding statistics, {str(path)!r} has a mean {mean.shape}, a "
-            f"covariance {covariance.shape} and a provenance of {type(provenance).__name__}"
-        )
-    return mean, covariance, int(count.item()), provenance
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, kind: type, most: int) -> np.ndarray[Any, Any]:
-    """Read an array of at most so many values, whose header is checked before any of it is made."""
-    with archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        if version != (1, 0):
-            raise ValueError(f"`{name}` has the format {version}")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        count, width = math.prod(shape), dtype.itemsize // np.dtype("U1").itemsize
-        is_known = np.issubdtype(dtype, kind) and not is_fortran
-        if not is_known or not 0 < count <= most or width > _MAX_CHARACTERS:
-            raise ValueError(f"`{name}` is {shape} of {dtype}")
-        data = member.read(count * dtype.itemsize)
-    if len(data) != count * dtype.itemsize:
-        raise ValueError(f"`{name}` ends early")
-    return np.frombuffer(data, dtype).reshape(shape)
+    with open_npz(path, "a file of embedding statistics") as archive:
+        mean = NpzArray(archive, "mean").check(np.float64, _MAX_SIZE).read_all()
+        covariance = NpzArray(archive, "covariance").check(np.float64, len(mean) ** 2).read_all()
+        count = NpzArray(archive, "count").check(np.int64, 1).read_all()
+        text = NpzArray(archive, "provenance")
+        text.check(np.str_, 1, max_item_bytes=_MAX_TEXT_BYTES)
+        provenance = parse_json(text.read_all().item())
+        if not isinstance(provenance, dict):
+            raise ValueError(f"it has a provenance of {type(provenance).__name__}")
+        clips = None
+        if "clips.npy" in archive.namelist():
+            clips = int(NpzArray(archive, "clips").check(np.int64, 1).read_all().item())
+            if clips < 0:
+                raise ValueError(f"`clips` is {clips}")
+        if covariance.shape != 2 * mean.shape:
+            raise ValueError(f"it has a mean {mean.shape} and a covariance {covariance.shape}")
+    return Moments(mean, covariance, int(count.item()), provenance, clips)

@@ -7,7 +7,6 @@ does not imitate.
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +15,11 @@ import torch
 from torch import Tensor
 
 from vggish_hf._checks import check_choice, check_sampling_rate
-from vggish_hf.audio import AudioSource
+from vggish_hf.audio import Decoder, open_audio
 from vggish_hf.configuration import Padding
 from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.feature_extraction.resampling import resample_blocks
 from vggish_hf.pipeline import ErrorHandler, VGGishPipeline
-from vggish_hf.provenance import weights_sha256
 
 PresetName = Literal["default", "google", "google-int16", "gudgud", "fadtk"]
 
@@ -102,12 +100,10 @@ class ClipEmbedder:
         """Length of an embedding."""
         return self.pipeline.model.config.embedding_size
 
-    @cached_property
+    @property
     def provenance(self) -> dict[str, Any]:
         """What the embeddings come from, ready for JSON."""
         provenance = self.pipeline.provenance("none")
-        if provenance["weights_sha256"] is None:
-            provenance["weights_sha256"] = weights_sha256(self.pipeline.model)
         preset = asdict(self.preset)
         del preset["example_hop_seconds"], preset["padding"]  # the features' config has them
         return {
@@ -118,11 +114,12 @@ class ClipEmbedder:
 
     def stream(
         self,
-        clips: Iterable[AudioSource],
+        clips: Iterable[Any],
         *,
         batch_size: int = 32,
         num_workers: int = 2,
         on_error: ErrorHandler | None = None,
+        decode: Decoder = open_audio,
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Embed clips, see `VGGishPipeline.stream`.
 
@@ -130,7 +127,11 @@ class ClipEmbedder:
             The clip's position and its embeddings (examples, size).
         """
         for output in self.pipeline.stream(
-            clips, batch_size=batch_size, num_workers=num_workers, on_error=on_error
+            clips,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_error=on_error,
+            decode=decode,
         ):
             embeddings = output.embeddings
             if self.preset.float16:

@@ -1,5 +1,6 @@
 """Score a set of clips against another: folders in, a distance with its provenance out."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vggish_hf.metrics.embedding_sets import EmbeddingSet, EmbeddingSource, embed_set
-from vggish_hf.metrics.frechet import frechet_distance
+from vggish_hf._checks import check_at_least_one, check_choice
+from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
+from vggish_hf.metrics.embedding_sets import EmbeddingSet, check_set, embed_set
+from vggish_hf.metrics.found_sets import EmbeddingSource, FoundSet, find_set
+from vggish_hf.metrics.frechet import distances_from
 from vggish_hf.metrics.infinity import (
     MIN_DRAWN,
     InfinityFit,
@@ -20,7 +24,6 @@ from vggish_hf.metrics.infinity import (
 from vggish_hf.metrics.presets import ClipEmbedder, PresetName
 from vggish_hf.metrics.statistics import EmbeddingStatistics
 from vggish_hf.pipeline import VGGishPipeline
-from vggish_hf.provenance import provenance_differences
 
 
 class ClipScore(NamedTuple):
@@ -81,8 +84,8 @@ class FadResult:
 
 
 def frechet_audio_distance(
-    real: EmbeddingSource,
-    fake: EmbeddingSource,
+    real: EmbeddingSource | FoundSet,
+    fake: EmbeddingSource | FoundSet,
     *,
     model: VGGishPipeline | str | Path | None = None,
     preset: PresetName = "default",
@@ -92,32 +95,38 @@ def frechet_audio_distance(
     force: bool = False,
     batch_size: int = 32,
     num_workers: int = 2,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    isolated: bool = False,
     progress: bool = False,
 ) -> FadResult:
     """Compute the Frechet Audio Distance between two sets of clips.
 
-    Clips that cannot be read are named in the result, and the others are counted. Memory is bounded
-    whatever the number of clips, except that `infinity` and `confidence` keep the embeddings of
-    `fake`: 512 bytes an example.
+    Both sets are found and checked before anything is embedded. Clips that cannot be read are named
+    in the result, and the others are counted. Memory is bounded whatever the number of clips,
+    except that `infinity` and `confidence` keep the embeddings of `fake`: 512 bytes an example.
 
     Args:
-        real: The set to compare with: a folder of audio, a glob, a `.txt` list, a Parquet file of
-            embeddings, a `.npz` file of statistics, a list of audio sources, or statistics.
+        real: The set to compare with: a file, folder, glob, list, archive, table or URL with audio;
+            a file or a folder of embeddings; an `.npz` file of statistics; an array of embeddings
+            (examples, size); statistics; or any iterable of clips. See `find_set`.
         fake: The set to score, likewise.
         model: What embeds audio: a pipeline, or a model's id. Not needed where there is no audio.
         preset: Whose preprocessing, see `PRESETS` and docs/fad.md.
         per_clip: Score each clip of `fake` on its own, too.
         infinity: Extrapolate to infinitely many clips, too, see `fad_infinity`: by drawing clips,
             or examples where there are no more than 500 clips; with the preset `"fadtk"` as that
-            tool does.
+            tool does. Of fewer than 500 examples a note says that they are too few.
         confidence: Estimate an interval of this confidence, too; see `bootstrap_interval`.
         force: Compare sets that were not embedded alike.
         batch_size: Examples that the network takes at once.
         num_workers: Clips that are decoded at once.
+        limits: What an encoded clip may be at most.
+        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+            decoder fails alone: for untrusted audio.
         progress: Whether to show a bar, where standard error is a terminal.
 
     Raises:
-        FileNotFoundError: There is no such model, or no such file of embeddings or statistics.
+        FileNotFoundError: There is no such model, file or folder.
         ValueError: A set has fewer than 2 examples, the sets were not embedded alike, or an
             argument is refused; see `embed_set`, `fad_infinity` and `bootstrap_interval`.
 
@@ -128,40 +137,63 @@ def frechet_audio_distance(
         >>> pipe = VGGishPipeline(VGGishFeatureExtractor(), VGGishModel(config))  # random weights
         >>> clips = [(torch.rand(160_000) - 0.5, 16_000) for _ in range(2)]
         >>> result = frechet_audio_distance(clips, clips, model=pipe)
-        >>> result.score < 1e-9, result.fake.clips, result.fake.statistics.count
-        (True, 2, 20)
+        >>> result.score, result.fake.clips, result.fake.statistics.count
+        (0.0, 2, 20)
     """
     if confidence is not None and not 0 < confidence < 1:
         raise ValueError(f"Expected a `confidence` between 0 and 1, got {confidence}")
-    embedder = None if model is None else ClipEmbedder(model, preset)
+    check_choice("preset", preset, PresetName)
+    check_at_least_one(batch_size=batch_size, num_workers=num_workers)
+    if real is fake and isinstance(real, Iterator):
+        raise ValueError(
+            "Expected two sets, got one iterator as both: it can be read once; pass a list"
+        )
+    found_real, found_fake = find_set(real), find_set(fake)
+    by_clip = per_clip or infinity or confidence is not None
+    needs_model = "audio" in (found_real.kind, found_fake.kind)
+    embedder = ClipEmbedder(model, preset) if needs_model and model is not None else None
+    known = check_set(found_real, embedder)
+    check_set(found_fake, embedder, known, force=force, by_clip=by_clip)
     embed = partial(
         embed_set,
         embedder=embedder,
         batch_size=batch_size,
         num_workers=num_workers,
+        limits=limits,
+        isolated=isolated,
         progress=progress,
     )
-    real_set = embed(real)
+    real_set = embed(found_real)
     _check_count("real", real_set)
     kept: list[NDArray[Any]] = []
     scores: list[ClipScore] = []
+    a = real_set.statistics
+    with distances_from(a.mean, a.covariance) as distance_to:
 
-    def note_clip(name: str, rows: NDArray[Any]) -> None:
-        if infinity or confidence is not None:
-            kept.append(rows)
-        if per_clip:
-            scores.append(_score_clip(real_set.statistics, name, rows))
+        def note_clip(name: str, rows: NDArray[Any]) -> None:
+            if infinity or confidence is not None:
+                kept.append(rows)
+            if per_clip:
+                clip = EmbeddingStatistics.from_embeddings(rows)
+                is_enough = clip.count >= 2
+                score = distance_to(clip.mean, clip.covariance) if is_enough else None
+                scores.append(ClipScore(name, clip.count, score))
 
-    needs_clips = per_clip or infinity or confidence is not None
-    fake_set = embed(
-        fake,
-        compared_with=real_set.statistics,
-        force=force,
-        on_clip=note_clip if needs_clips else None,
-    )
-    _check_count("fake", fake_set)
-    a, b = real_set.statistics, fake_set.statistics
-    notes = _notes(a, b)
+        fake_set = embed(found_fake, on_clip=note_clip if by_clip else None)
+        _check_count("fake", fake_set)
+        b = fake_set.statistics
+        distance = distance_to(b.mean, b.covariance)
+    notes = [*real_set.notes, *fake_set.notes]
+    is_one_unknown = a.is_provenance_known != b.is_provenance_known
+    if not is_one_unknown:
+        notes += [f"not embedded alike: {difference}" for difference in a.differences(b)]
+    elif not notes:
+        role = "fake" if a.is_provenance_known else "real"
+        notes.append(
+            f"{role}: nothing is known of how its embeddings were made; whether they are "
+            "comparable was not checked"
+        )
+    notes += _notes(a, b)
     fit = interval = None
     # The score is there: what cannot be had besides must not cost it.
     try:
@@ -170,7 +202,7 @@ def frechet_audio_distance(
     except ValueError as error:
         notes.append(str(error))
     return FadResult(
-        frechet_distance(a.mean, a.covariance, b.mean, b.covariance),
+        distance,
         real_set,
         fake_set,
         tuple(notes),
@@ -187,14 +219,6 @@ def _check_count(role: str, of: EmbeddingSet) -> None:
             f"Expected at least 2 examples in `{role}`, got {of.statistics.count}; clips that were "
             f"not counted: {len(of.failures)}{reasons}"
         )
-
-
-def _score_clip(real: EmbeddingStatistics, name: str, rows: NDArray[Any]) -> ClipScore:
-    clip = EmbeddingStatistics.from_embeddings(rows)
-    if clip.count < 2:
-        return ClipScore(name, clip.count, None)
-    distance = frechet_distance(real.mean, real.covariance, clip.mean, clip.covariance)
-    return ClipScore(name, clip.count, distance)
 
 
 def _extrapolate(
@@ -222,8 +246,6 @@ def _notes(real: EmbeddingStatistics, fake: EmbeddingStatistics) -> list[str]:
         for role, statistics in (("real", real), ("fake", fake))
         if (note := statistics.small_sample_note())
     ]
-    differences = provenance_differences(real.provenance, fake.provenance)
-    notes.extend(f"not embedded alike: {difference}" for difference in differences)
     config = fake.provenance.get("config")
     if isinstance(config, dict) and config.get("embedding_activation") == "relu":
         notes.append("the model applies a ReLU, which no preset has: scores differ from published")

@@ -2,19 +2,24 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
 
 from vggish_hf.metrics.frechet import Array, frechet_distance
 from vggish_hf.metrics.moments_file import read_moments, write_moments
-from vggish_hf.provenance import provenance_differences
+from vggish_hf.modeling import VGGishPostprocessor
+from vggish_hf.provenance import COMPARED_KEYS, provenance_differences
 
 # Rows that are cast to float64 at once: 8 MiB of 128 columns.
 _CHUNK_ROWS = 8192
+
+# What the post-processor's eight bits stand for.
+_LEAST, _MOST = VGGishPostprocessor.dequantize(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
 
 
 class SmallSampleWarning(UserWarning):
@@ -33,7 +38,8 @@ class EmbeddingStatistics:
         mean: (size,), float64.
         scatter: (size, size), float64: the sum of the outer products of the deviations from the
             mean, which is the covariance times `count - 1`.
-        provenance: What the embeddings come from, ready for JSON.
+        provenance: What the embeddings come from, ready for JSON; empty where that is not known.
+        clips: How many clips they are of; None where that is not known.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -50,6 +56,7 @@ class EmbeddingStatistics:
     mean: Array
     scatter: Array
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    clips: int | None = None
 
     @classmethod
     def empty(cls, size: int, provenance: Mapping[str, Any] | None = None) -> Self:
@@ -76,6 +83,7 @@ class EmbeddingStatistics:
         covariance: ArrayLike,
         count: int,
         provenance: Mapping[str, Any] | None = None,
+        clips: int | None = None,
     ) -> Self:
         """Take over moments that were computed elsewhere, with the divisor `count - 1`.
 
@@ -88,9 +96,11 @@ class EmbeddingStatistics:
                 "Expected a mean (size,) and a covariance (size, size) of at least 2 examples, got "
                 f"{mean.shape}, {covariance.shape} and {count}"
             )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        with np.errstate(over="ignore"):
+            scatter = covariance * (count - 1)
+        if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
             raise ValueError("Expected finite moments, got NaN or infinity")
-        return cls(count, mean, covariance * (count - 1), provenance or {})
+        return cls(count, mean, scatter, provenance or {}, clips)
 
     @property
     def size(self) -> int:
@@ -127,6 +137,7 @@ class EmbeddingStatistics:
                 f"Expected embeddings of a float type, got {rows.dtype}; "
                 "VGGishPostprocessor.dequantize makes floats of uint8"
             )
+        check_scale(rows)
         merged = self
         for start in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[start : start + _CHUNK_ROWS].astype(np.float64)
@@ -148,7 +159,9 @@ class EmbeddingStatistics:
             ValueError: The sizes or the provenances differ.
         """
         self.check_comparable(other, force=force)
-        return self._merge(other.count, other.mean, other.scatter)
+        merged = self._merge(other.count, other.mean, other.scatter)
+        known = self.clips is not None and other.clips is not None
+        return replace(merged, clips=(self.clips or 0) + (other.clips or 0) if known else None)
 
     def distance(self, other: "EmbeddingStatistics", *, force: bool = False) -> float:
         """Compute the squared Frechet distance to another set, see `frechet_distance`.
@@ -173,13 +186,24 @@ class EmbeddingStatistics:
         """Raise ValueError where the sizes, or unless forced the provenances, differ."""
         if self.size != other.size:
             raise ValueError(f"Expected embeddings of one size, got {self.size} and {other.size}")
-        differences = provenance_differences(self.provenance, other.provenance)
+        differences = self.differences(other)
         if differences and not force:
             lines = "\n  ".join(differences)
             raise ValueError(
                 "Expected embeddings that were made alike, got different ones; embed both sets in "
-                f"one way, or pass force=True:\n  {lines}"
+                f"one way, or pass `force`:\n  {lines}"
             )
+
+    def differences(self, other: "EmbeddingStatistics") -> list[str]:
+        """Say in which ways the embeddings were made differently, see `provenance_differences`."""
+        if self.is_provenance_known != other.is_provenance_known:
+            return ["one of the two does not say how it was made"]
+        return provenance_differences(self.provenance, other.provenance)
+
+    @property
+    def is_provenance_known(self) -> bool:
+        """Whether anything is known of what decides the values of the embeddings."""
+        return any(self.provenance.get(key) is not None for key in COMPARED_KEYS)
 
     def small_sample_note(self) -> str | None:
         """What to know of a distance from this set where it is small; None where it is not."""
@@ -196,7 +220,9 @@ class EmbeddingStatistics:
         Raises:
             ValueError: The name has another ending, or there are fewer than 2 examples.
         """
-        write_moments(Path(path), self.mean, self.covariance, self.count, self.provenance)
+        write_moments(
+            Path(path), self.mean, self.covariance, self.count, self.provenance, self.clips
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -206,7 +232,11 @@ class EmbeddingStatistics:
             FileNotFoundError: There is no such file.
             ValueError: It holds something else.
         """
-        return cls.from_covariance(*read_moments(Path(path)))
+        moments = read_moments(Path(path))
+        try:
+            return cls.from_covariance(**vars(moments))
+        except ValueError as error:
+            raise ValueError(f"{error}, in {str(path)!r}") from None
 
     def _merge(self, count: int, mean: Array, scatter: Array) -> Self:
         total = self.count + count
@@ -219,3 +249,20 @@ class EmbeddingStatistics:
             self.scatter + scatter + np.outer(shift, shift) * (self.count * (count / total)),
             self.provenance,
         )
+
+
+def check_scale(rows: NDArray[Any]) -> None:
+    """Raise ValueError for what embeddings of eight bits become when they are cast to floats."""
+    # The first row tells nearly always.
+    if rows.size and _is_whole(rows[0]) and _is_whole(rows):
+        least, most = rows.min(), rows.max()
+        if least < _LEAST or most > _MOST:
+            raise ValueError(
+                f"Expected embeddings, got floats that are whole numbers from {least:g} to "
+                f"{most:g}: embeddings of eight bits that were cast; cast them back to uint8 and "
+                "pass them through VGGishPostprocessor.dequantize"
+            )
+
+
+def _is_whole(values: NDArray[Any]) -> bool:
+    return bool(np.isfinite(values).all() and (values == np.rint(values)).all())

@@ -1,6 +1,5 @@
 """The fastest way to call a model with the weights that it has now."""
 
-import platform
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,16 +9,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.modules.module import _has_any_global_hook
 
 from vggish_hf.configuration import VGGishConfig
 from vggish_hf.modeling.loading import read_tensor
+from vggish_hf.modeling.onednn import Operators, find_operators
 from vggish_hf.modeling.packed import PackedNetwork
 from vggish_hf.modeling.vggish import VGGishModel
 
 Network = Callable[[Tensor], Tensor]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What libraries replace in one module alone, for example to move its weights when it is called.
 _METHODS = ("forward", "trunk", "_conv_forward")
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -29,35 +27,43 @@ _INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
 def can_be_packed(model: VGGishModel) -> bool:
-    """Whether a `PackedNetwork` gives what calling this model gives, on this machine.
+    """Whether a `PackedNetwork` gives what calling this model gives, on this machine."""
+    return why_not_packed(model) is None
 
-    It does for a float32 model on an x86 CPU, and a bfloat16 one where the CPU multiplies bfloat16,
+
+def why_not_packed(model: VGGishModel) -> str | None:
+    """Say why a model is called itself, and by no `PackedNetwork`; None where it is packed.
+
+    It is for a float32 model on an x86 CPU, and a bfloat16 one where the CPU multiplies bfloat16,
     unless the model was changed: a subclass, another module in place of a layer (LoRA, a quantised
     one), a layer of other sizes, a method replaced, or a hook, be it for all modules.
     """
-    backend = torch.backends.mkldnn
-    if not (torch._C._has_mkldnn and backend.enabled) or model.device.type != "cpu":
-        return False
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False  # never measured there
-    dtypes = [torch.float32]
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        dtypes.append(torch.bfloat16)
+    operators = find_operators()
+    if isinstance(operators, str):
+        return operators
+    if not torch.backends.mkldnn.enabled:
+        return "torch.backends.mkldnn.enabled is False"
     parameters = list(model.parameters())
-    mixed = len({parameter.dtype for parameter in parameters}) > 1
-    # Of those that were made in inference mode nobody could tell whether they have changed.
-    tracked = not any(parameter.is_inference() for parameter in parameters)
-    return not mixed and tracked and model.dtype in dtypes and _is_plain(model)
+    if any(parameter.device.type != "cpu" for parameter in parameters):
+        return "the weights are not on the CPU"
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) != 1 or not dtypes <= set(operators.dtypes):
+        names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        return f"oneDNN does not compute in {', '.join(names)} here"
+    if any(parameter.is_inference() for parameter in parameters):
+        return "the weights were made in inference mode, where no change of them is counted"
+    if not _is_plain(model, operators):
+        return "the model was changed: a subclass, a hook, another layer or another method"
+    return None
 
 
-def _is_plain(model: VGGishModel) -> bool:
+def _is_plain(model: VGGishModel, operators: Operators) -> bool:
     """Whether calling the model does what `VGGishModel` says, and nothing else."""
     changed = any(
-        any(getattr(module, name) for name in _HOOKS)
-        or any(name in vars(module) for name in _METHODS)
+        operators.has_hooks(module) or any(name in vars(module) for name in _METHODS)
         for module in model.modules()
     )
-    if changed or _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if changed or operators.has_any_global_hook():
         return False
     return type(model) is VGGishModel and _structure(model) == _plain_structure(model.config)
 
@@ -119,7 +125,9 @@ class InferenceNetworks:
         packed = self._packed
         if packed is None or not packed[0].is_of(model):
             snapshot = _Snapshot(model)
-            network = PackedNetwork(model.config, self._weights(model), model.dtype)
+            operators = find_operators()
+            assert not isinstance(operators, str)  # or it could not be packed
+            network = PackedNetwork(model.config, self._weights(model), model.dtype, operators)
             # Its ReLU makes zero of a NaN, with which the model's own goes on.
             self._packed = packed = snapshot, network if network.is_finite else None
         return packed[1] or model

@@ -10,8 +10,46 @@ from torch import Tensor, nn
 
 from vggish_hf._runtime.files import unfinished_file
 
-# What the network computes in; 8-bit floats, for one, are storage alone.
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+#: What the network computes in; 8-bit floats, for one, are storage alone.
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Take a network's dtype, or its name.
+
+    Raises:
+        ValueError: The network does not compute in it.
+
+    Example:
+        >>> parse_dtype("bfloat16")
+        torch.bfloat16
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(
+            f"Expected `dtype` to be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}"
+        )
+    return DTYPES[name]
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """Take a device that this machine has.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"Expected a device of this machine, got {str(device)!r}: {reason}"
+        ) from error
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:
@@ -70,7 +108,7 @@ def compare_state_dicts(expected: Mapping[str, Tensor], found: Mapping[str, Tens
         got, dtype = tuple(found[name].shape), found[name].dtype
         if got != shape:
             problems.append(f"misshapen  {name}: expected {shape}, found {got}")
-        elif dtype not in _DTYPES:
+        elif dtype not in DTYPES.values():
             problems.append(f"mistyped   {name}: expected {shape} of float, found {got} of {dtype}")
     problems.extend(
         f"unexpected {name}: found {tuple(tensor.shape)}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vggish_hf.configuration import VGGishConfig
+from vggish_hf.modeling.onednn import Operators
 from vggish_hf.modeling.vggish import check_examples
 
 # Examples at a time in the first two convolutions, whose outputs are large, and in the others.
@@ -37,6 +38,7 @@ class PackedNetwork:
         config: The model's.
         weights: Gives each of the model's parameters by name; called once for each.
         dtype: What to compute in, float32 or bfloat16.
+        operators: oneDNN's.
 
     Shape:
         - Input: (..., num_frames, num_mel_bins)
@@ -47,9 +49,14 @@ class PackedNetwork:
     """
 
     def __init__(
-        self, config: VGGishConfig, weights: Callable[[str], Tensor], dtype: torch.dtype
+        self,
+        config: VGGishConfig,
+        weights: Callable[[str], Tensor],
+        dtype: torch.dtype,
+        operators: Operators,
     ) -> None:
         self._config = config
+        self._operators = operators
         self.is_finite = True
         self._layers: dict[str, tuple[Tensor, Tensor]] = {}
         height, width = config.num_frames, config.num_mel_bins
@@ -68,14 +75,11 @@ class PackedNetwork:
             bias = bias.clone(memory_format=torch.contiguous_format)
             # A finite sum has finite terms.
             self.is_finite &= bool((weight.sum() + bias.sum()).isfinite())
+            shape = [_USUAL_BATCH, weight.shape[1]]
             if name in sizes:
                 chunk, scale = sizes[name]
                 shape = [chunk, weight.shape[1], height // scale, width // scale]
-                weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                    weight.to_mkldnn(), [1, 1], [1, 1], [1, 1], 1, shape
-                )
-            else:
-                weight = torch.ops.mkldnn._reorder_linear_weight(weight, _USUAL_BATCH)
+            weight = operators.pack_weight(weight, shape)
             self._layers[name] = weight, bias
 
     @torch.no_grad()
@@ -114,15 +118,11 @@ class PackedNetwork:
     def _convolution(self, name: str, x: Tensor) -> Tensor:
         """Convolve (batch, channels, height, width), channels last, and clip at zero."""
         weight, bias = self._layers[name]
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], ""
-        )
-        return y
+        return self._operators.convolve(x, weight, bias)
 
     def _linear(self, name: str, x: Tensor, activation: str = "relu") -> Tensor:
         weight, bias = self._layers[name]
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
-        return y
+        return self._operators.multiply(x, weight, bias, activation)
 
 
 def _pool(x: Tensor, out: Tensor | None = None) -> Tensor:

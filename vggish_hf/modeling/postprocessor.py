@@ -5,11 +5,17 @@ research/audioset/vggish) and `Dequantize` of the YouTube-8M starter code. Ports
 nearest step where the reference truncates are off by one in a third of the values.
 """
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+
+from vggish_hf._checks import check_choice
+from vggish_hf._runtime.torch_state import without_autocast
+
+Postprocess = Literal["none", "pca", "uint8"]
 
 _CLIP = 2.0
 _STEPS = 255
@@ -68,8 +74,9 @@ class VGGishPostprocessor(nn.Module):
                 f"Expected embeddings of shape (..., {size}), got {tuple(embeddings.shape)}"
             )
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        centred = embeddings.to(dtype) - self.means.to(dtype)
-        return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
+        with without_autocast(embeddings.device):
+            centred = embeddings.to(dtype) - self.means.to(dtype)
+            return (centred @ self.eigenvectors.to(dtype).mT).clamp(-_CLIP, _CLIP)
 
     @staticmethod
     def quantize(whitened: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ class VGGishPostprocessor(nn.Module):
         """
         if quantized.dtype != torch.uint8:
             raise ValueError(f"Expected embeddings of uint8, got {quantized.dtype}")
-        return quantized * (2 * _CLIP / _STEPS) + (2 * _CLIP / 512 - _CLIP)
+        return quantized.float() * (2 * _CLIP / _STEPS) + (2 * _CLIP / 512 - _CLIP)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         eigenvectors, means = self.eigenvectors, self.means
@@ -106,3 +113,74 @@ class VGGishPostprocessor(nn.Module):
     def extra_repr(self) -> str:
         """Show the size in the module's `repr`."""
         return f"size={len(self.means)}"
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What is done to the embeddings that the network gives.
+
+    Args:
+        name: Its name, as users write it.
+        function: Maps embeddings by a model's post-processor; None leaves them as they are.
+        fixed_dtype: What it makes of embeddings of any dtype; None for floats.
+
+    Example:
+        >>> postprocessor = VGGishPostprocessor(torch.eye(2), torch.zeros(2))
+        >>> find_postprocess("uint8").apply(postprocessor, torch.tensor([[0.5, -3.0]]))
+        tensor([[159,   0]], dtype=torch.uint8)
+    """
+
+    name: Postprocess
+    function: Callable[[VGGishPostprocessor, Tensor], Tensor] | None = None
+    fixed_dtype: torch.dtype | None = None
+
+    def dtype(self, network_dtype: torch.dtype = torch.float32) -> torch.dtype:
+        """What it makes of a network's embeddings: sixteen bits are for the network alone."""
+        return self.fixed_dtype or torch.promote_types(network_dtype, torch.float32)
+
+    def check(self, postprocessor: VGGishPostprocessor | None) -> None:
+        """Raise ValueError if it needs a post-processor, and the model has none."""
+        if self.function is not None and postprocessor is None:
+            raise ValueError(
+                f"Expected a model with a post-processor for postprocess={self.name!r}, this one "
+                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
+            )
+
+    def apply(self, postprocessor: VGGishPostprocessor | None, embeddings: Tensor) -> Tensor:
+        """Map embeddings (..., size), as the network gives them, to (..., size) of `dtype`.
+
+        Raises:
+            ValueError: It needs a post-processor, and the model has none.
+        """
+        self.check(postprocessor)
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        if self.function is None or postprocessor is None:
+            return embeddings
+        return self.function(postprocessor, embeddings)
+
+
+def _whiten_and_quantize(postprocessor: VGGishPostprocessor, embeddings: Tensor) -> Tensor:
+    # float64, which MPS lacks, as in the reference: a value next to a step must stay on its side.
+    precise = embeddings if embeddings.is_mps else embeddings.double()
+    return postprocessor.quantize(postprocessor(precise))
+
+
+#: Every post-process by its name.
+POSTPROCESSES: Mapping[str, Postprocessing] = {
+    kind.name: kind
+    for kind in (
+        Postprocessing("none"),
+        Postprocessing("pca", VGGishPostprocessor.__call__),
+        Postprocessing("uint8", _whiten_and_quantize, torch.uint8),
+    )
+}
+
+
+def find_postprocess(name: str) -> Postprocessing:
+    """Find a post-process by its name.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    check_choice("postprocess", name, Postprocess)
+    return POSTPROCESSES[name]

@@ -9,17 +9,16 @@ back.
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggish_hf import hub
 from vggish_hf._runtime.files import read_json, write_json
 from vggish_hf.configuration import VGGishConfig
-from vggish_hf.modeling.loading import load_strictly, save_tensors
+from vggish_hf.modeling.loading import check_device, load_strictly, parse_dtype, save_tensors
 from vggish_hf.modeling.postprocessor import VGGishPostprocessor
 
 _MODEL_CARD = """\
@@ -55,7 +54,7 @@ def check_examples(examples: Tensor, config: VGGishConfig) -> None:
         )
 
 
-class VGGishModel(nn.Module, PyTorchModelHubMixin):
+class VGGishModel(nn.Module):
     """Log-mel examples to embeddings.
 
     The constructor draws random weights; `from_pretrained` loads a checkpoint and never does.
@@ -92,10 +91,10 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         self.fc2 = nn.Linear(config.hidden_size, config.embedding_size)
         size = config.embedding_size
         # torch.eye would do, but on the meta device, where models are loaded, imports sympy first.
-        identity = torch.zeros(size, size).fill_diagonal_(1)
-        self.postprocessor = (
-            VGGishPostprocessor(identity, torch.zeros(size)) if config.postprocessor else None
-        )
+        # Its dtype decides the uint8 values: torch's default for weights must not reach it.
+        identity = torch.zeros(size, size, dtype=torch.float32).fill_diagonal_(1)
+        means = torch.zeros(size, dtype=torch.float32)
+        self.postprocessor = VGGishPostprocessor(identity, means) if config.postprocessor else None
         self._config = config
 
     @property
@@ -105,13 +104,24 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
-        return self.fc2.weight.dtype
+        """The weights' dtype; that of those that are not quantised."""
+        floats = (value.dtype for value in self.parameters() if value.is_floating_point())
+        return next(floats, torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """The weights' device."""
-        return self.fc2.weight.device
+        """Where the network runs: the weights' device, or where accelerate moves them to."""
+        device = torch.device("cpu")
+        for value in self.parameters():
+            device = value.device
+            if device.type != "meta":
+                return device
+        for module in self.modules():
+            hook = getattr(module, "_hf_hook", None)
+            for one in getattr(hook, "hooks", (hook,)):
+                if (place := getattr(one, "execution_device", None)) is not None:
+                    return torch.device(place)
+        return device
 
     def forward(self, examples: Tensor) -> Tensor:
         """Embed examples; differentiable.
@@ -155,11 +165,11 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         return F.max_pool2d(F.relu(self.conv4_2(x)), 2)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         **options: Unpack[hub.HubOptions],
     ) -> Self:
@@ -168,7 +178,8 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
         Args:
             pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
                 repository's id on the Hub.
-            dtype: The weights' dtype; without it, that of the file.
+            dtype: The weights' dtype, or its name, such as `"bfloat16"`; without it, that of the
+                file.
             device: The weights' device.
             **options: How to fetch from the Hub, see `HubOptions`.
 
@@ -178,15 +189,27 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
                 shapes are not those of the config; every one of them is listed.
             TypeError: There is no such option.
         """
+        hub.check_options(options, hub.HubOptions, own=("dtype", "device"))
+        dtype = None if dtype is None else parse_dtype(dtype)
+        device = None if device is None else check_device(device)
         files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
-        config = VGGishConfig.from_dict(read_json(folder / hub.CONFIG_NAME))
-        with torch.device("meta"):
-            model = cls(config)
-        load_strictly(model, folder / hub.WEIGHTS_NAME)
-        return model.to(device=device, dtype=dtype).eval()
+        values = read_json(folder / hub.CONFIG_NAME)
+        if "classifier_type" in values:
+            raise ValueError(
+                f"Expected a VGGish in {str(folder)!r}, which holds a classifier: "
+                "`vggish_hf.lightning.VGGishClassifier.from_pretrained` loads it, and `vggish-hf "
+                "predict --classifier` runs it"
+            )
+        config = VGGishConfig.from_dict(values)
+        # Weights made in inference mode could not be trained, and no change of them is counted.
+        with torch.inference_mode(mode=False):
+            with torch.device("meta"):
+                model = cls(config)
+            load_strictly(model, folder / hub.WEIGHTS_NAME)
+            return model.to(device=device, dtype=dtype).eval()
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | Path,
         *,
@@ -215,19 +238,21 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
                 f"Expected a post-processor of the embeddings' size, {size}, got one of "
                 f"{len(self.postprocessor.means)}; such a model could not be loaded"
             )
-        super().save_pretrained(save_directory)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The config goes first and comes last, so that a folder with a config is whole.
+        config = folder / hub.CONFIG_NAME
+        config.unlink(missing_ok=True)
+        save_tensors(self.state_dict(), folder / hub.WEIGHTS_NAME)
+        card = folder / hub.CARD_NAME
+        if not card.exists():
+            card.write_text(_MODEL_CARD.format(config=self.config), encoding="utf-8")
+        write_json(config, asdict(self.config))
         if not push_to_hub:
             return None
-        return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **options)
+        return self.push_to_hub(repo_id or folder.resolve().name, **options)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_tensors(self.state_dict(), save_directory / hub.WEIGHTS_NAME)
-        # Last, so that a folder with a config is whole: `save_pretrained` deletes an old one first.
-        write_json(save_directory / hub.CONFIG_NAME, asdict(self.config))
-
-    def push_to_hub(  # type: ignore[override]
-        self, repo_id: str, **options: Unpack[hub.PushOptions]
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
         """Upload config.json, model.safetensors and, where there is none, README.md.
 
         Args:
@@ -238,7 +263,3 @@ class VGGishModel(nn.Module, PyTorchModelHubMixin):
             The address of the one commit.
         """
         return hub.push(self.save_pretrained, repo_id, **options)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card that is saved as README.md; it claims nothing of the weights' origin."""
-        return ModelCard(_MODEL_CARD.format(config=self.config))

@@ -1,12 +1,13 @@
-"""Embeddings as a folder of Parquet files that many processes write, and that can be gone on with.
+"""Embeddings as a resumable folder of Parquet files that many processes write.
 
     .embeddings.json                      weights, options, size: what all files have in common
+    .embeddings.lock                      while a job writes to the folder: who does
     part-00000-00000-1f0c93ab.parquet     whole clips: rank, number and what keeps names apart
     part-8f14e45fceea167a.parquet         whole clips: what their ids hash to, see `part_name`
-    .left-out.part-00000-….jsonl          clips that gave no rows, and why
+    .failed.part-00000-….jsonl            clips without rows, and why
 
 `pyarrow.dataset`, `pandas.read_parquet` and `datasets.load_dataset("parquet", data_dir=...)` open
-the folder as one table, with the columns of `vggish_hf.outputs`: they pass over names with a dot.
+the folder as one table, with the columns of `vggish_hf.outputs`: they skip names with a dot.
 """
 
 import hashlib
@@ -15,20 +16,31 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from vggish_hf._runtime.files import read_json, unfinished_file, write_json
+from vggish_hf._runtime.files import locked, read_json, write_json
+from vggish_hf.outputs.failed import (
+    FAILED_NAME,
+    NoRows,
+    finish_failed,
+    part_file,
+    read_failed,
+    write_failed,
+)
 from vggish_hf.outputs.formats import open_output
 from vggish_hf.outputs.parts import drop_clips, find_repeated, merge_parts, read_ids
+from vggish_hf.outputs.sources import Source, merge_sources, pack_sources, read_sources
 from vggish_hf.pipeline import VGGishOutput
+from vggish_hf.provenance import find_differences
 
 _MANIFEST = ".embeddings.json"
+_LOCK = ".embeddings.lock"
 _MERGED = "embeddings.parquet"
-_LEFT_OUT = ".left-out.jsonl"
-_MODEL, _WEIGHTS = "provenance.model", "provenance.weights_sha256"
+_MODEL, _WEIGHTS = "model", "weights_sha256"
 _UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
 
 
@@ -36,13 +48,23 @@ def part_name(ids: Iterable[str]) -> str:
     """Name a part after the clips in it, so that one that is made again replaces itself.
 
     Args:
-        ids: The clips that the part embeds and those that it leaves out, in any order.
+        ids: The part's clips, in any order.
 
     Example:
         >>> part_name(["b.wav", "a.wav"])
         'part-3098e7062d09a10e'
     """
     return f"part-{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:16]}"
+
+
+class CompletedClip(NamedTuple):
+    """A clip that has rows, or no whole example."""
+
+    id: str
+    source: Source | None
+    """What its file was when it was embedded, where that is known."""
+    part: Path | None
+    """The file with its rows."""
 
 
 class EmbeddingFolder:
@@ -65,7 +87,7 @@ class EmbeddingFolder:
         ...     folder = EmbeddingFolder(path)
         ...     folder.start({"model": "org/vggish"}, 128, torch.float32)
         ...     folder.write_part({"a.wav": out}, failed={"b.wav": "it holds no samples"})
-        ...     print(folder.finish(), list(folder.ids()), folder.failed())
+        ...     print(folder.finish(), list(folder.completed_ids()), folder.failed())
         1 ['a.wav'] {'b.wav': 'it holds no samples'}
     """
 
@@ -90,19 +112,38 @@ class EmbeddingFolder:
         return read_json(self._manifest_path) if self._manifest_path.exists() else None
 
     @property
-    def left_out_path(self) -> Path:
+    def failed_path(self) -> Path:
         """The JSON Lines that `finish` writes: `id`, and as `reason` why it failed.
 
         The reason is null for a clip that holds no whole example; it has not failed.
         """
-        return self.path / _LEFT_OUT
+        return self.path / FAILED_NAME
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other jobs from the folder; one process of a job does.
+
+        The folder is made if need be, and deleted again if nothing comes into it.
+
+        Raises:
+            OSError: Another job writes to it; the message says which process.
+        """
+        is_new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.path / _LOCK, self.path):
+                yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # it is not empty
+                    self.path.rmdir()
 
     def check(self, provenance: Mapping[str, Any]) -> None:
         """Raise ValueError, with what differs, if the folder was made from something else."""
         self._compare({"provenance": dict(provenance)})
 
     def start(self, provenance: Mapping[str, Any], embedding_size: int, dtype: torch.dtype) -> None:
-        """Make the folder, or make sure that one that is there goes on in the same way.
+        """Make the folder, or make sure that an existing one can be continued in the same way.
 
         Args:
             provenance: What the embeddings come from, see `VGGishPipeline.provenance`; JSON
@@ -127,21 +168,36 @@ class EmbeddingFolder:
             unfinished.replace(self._manifest_path)
         self._compare(manifest)
 
-    def ids(self) -> Iterator[str]:
-        """List the clips that need not be embedded again, read from the files as it goes on.
+    def completed_ids(self) -> Iterator[str]:
+        """List the clips that need not be embedded again, read from the files piece by piece.
 
-        They have rows, or no whole example. Those that failed may be tried again: they are none.
-        A clip that two processes have embedded comes twice until `finish`.
+        They have rows, or no whole example. Those that failed may be tried again and are not among
+        them. A clip that two processes have embedded comes twice until `finish`.
         """
+        return (clip.id for clip in self.completed())
+
+    def completed(self) -> Iterator[CompletedClip]:
+        """List the same with what is known of their files."""
         for part in self._parts():
-            yield from read_ids(part)
-        for clip, reason in self._left_out().items():
+            sources = read_sources(part)
+            for clip in read_ids(part):
+                yield CompletedClip(clip, sources.get(clip), part)
+        for clip, (reason, source) in read_failed(self.path).items():
             if reason is None:
-                yield clip
+                yield CompletedClip(clip, source, None)
+
+    def drop(self, part: Path, clips: Iterable[str]) -> None:
+        """Delete the rows of clips from a part, which newer rows replace."""
+        if part.exists():
+            drop_clips(part, set(clips))
 
     def failed(self) -> dict[str, str]:
         """Collect the clips that failed and have not been embedded since, and why."""
-        failed = {clip: reason for clip, reason in self._left_out().items() if reason is not None}
+        failed = {
+            clip: no_rows.reason
+            for clip, no_rows in read_failed(self.path).items()
+            if no_rows.reason is not None
+        }
         if failed:
             for part in self._parts():
                 for clip in read_ids(part):
@@ -153,6 +209,7 @@ class EmbeddingFolder:
         clips: Mapping[str, VGGishOutput],
         failed: Mapping[str, str] | None = None,
         *,
+        sources: Mapping[str, Source] | None = None,
         rank: int = 0,
         name: str | None = None,
     ) -> None:
@@ -161,6 +218,7 @@ class EmbeddingFolder:
         Args:
             clips: Their outputs by id, those without an example too.
             failed: Those that could not be embedded, each with the reason.
+            sources: What the clips' files were when they were read, of those that are known.
             rank: Which process this is; a part of the file's name, so that parts of one process
                 stand together.
             name: The file's name, as `part_name` gives it, in place of one that no other has; a
@@ -175,33 +233,39 @@ class EmbeddingFolder:
         if manifest is None:
             raise ValueError(f"Expected `start` before `write_part`, {str(self.path)!r} is new")
         name = name or self._new_name(rank)
-        left_out = {
-            **{clip: None for clip, output in clips.items() if not len(output.embeddings)},
-            **(failed or {}),
+        sources = sources or {}
+        no_rows = {
+            clip: NoRows(None, sources.get(clip))
+            for clip, output in clips.items()
+            if not len(output.embeddings)
         }
+        no_rows.update((clip, NoRows(reason)) for clip, reason in (failed or {}).items())
         embedded = sorted(clip for clip, output in clips.items() if len(output.embeddings))
+        known = {clip: sources[clip] for clip in embedded if clip in sources}
         # In a folder of its own: two processes may write the same part, one of which was given up.
         with tempfile.TemporaryDirectory(
             dir=self.path, prefix=f".{name}.", suffix=".unfinished"
         ) as unfinished:
-            rows, lines = Path(unfinished, "rows.parquet"), Path(unfinished, "left-out.jsonl")
+            rows, lines = Path(unfinished, "rows.parquet"), Path(unfinished, "failed.jsonl")
             if embedded:
                 dtype = getattr(torch, manifest["dtype"])
                 size, provenance = manifest["embedding_size"], manifest["provenance"]
-                with open_output(rows, size, dtype, provenance) as write:
+                with open_output(
+                    rows, size, dtype, provenance, sources=pack_sources(known)
+                ) as write:
                     for clip in embedded:
                         write(clip, clips[clip])
-            if left_out:
-                _write_lines(lines, left_out)
-                lines.replace(self.path / f".left-out.{name}.jsonl")
+            if no_rows:
+                write_failed(lines, no_rows)
+                lines.replace(part_file(self.path, name))
             if embedded:
                 rows.replace(self.path / f"{name}.parquet")
 
     def finish(self, *, merge: bool = False) -> int:
         """Put the folder in order, when no process writes any more.
 
-        Of a clip that several parts have, one keeps it; what was left out is put into one file;
-        what killed processes have left behind is deleted. May be interrupted and repeated.
+        Of a clip that several parts have, the newest keeps it; the clips that failed are listed in
+        one file; what killed processes have left is deleted. May be interrupted and repeated.
 
         Args:
             merge: Make one file, `embeddings.parquet`, sorted by id, of all parts.
@@ -209,16 +273,18 @@ class EmbeddingFolder:
         Returns:
             How many clips have rows.
         """
-        embedded, repeated = find_repeated(self._parts())
+        newest_first = sorted(self._parts(), key=lambda part: -part.stat().st_mtime_ns)
+        embedded, repeated = find_repeated(newest_first)
         for part, clips in repeated.items():
             drop_clips(part, clips)
         parts = self._parts()
         merged = self.path / _MERGED
         if merge and set(parts) - {merged}:
+            merge_sources(parts, merged)
             merge_parts(parts, merged)
             for part in set(parts) - {merged}:
                 part.unlink()
-        self._finish_left_out()
+        finish_failed(self.path, (clip for part in self._parts() for clip in read_ids(part)))
         for stale in self.path.glob(_UNFINISHED):
             if stale.is_dir():
                 shutil.rmtree(stale)
@@ -231,70 +297,22 @@ class EmbeddingFolder:
         # The same number may be taken by a run at the same time, or may have been by one before.
         return f"part-{rank:05}-{number:05}-{secrets.token_hex(4)}"
 
-    def _finish_left_out(self) -> None:
-        paths = self._left_out_paths()
-        if not paths:
-            return
-        left_out = self._left_out()
-        for part in self._parts():
-            for clip in read_ids(part):
-                left_out.pop(clip, None)
-        if left_out:
-            _write_lines(self.left_out_path, left_out)
-        for path in paths:
-            if path != self.left_out_path or not left_out:
-                path.unlink()
-
     def _parts(self) -> list[Path]:
         return [*self.path.glob(_MERGED), *sorted(self.path.glob("part-*.parquet"))]
-
-    def _left_out_paths(self) -> list[Path]:
-        parts = self.path.glob(".left-out.part-*.jsonl")
-        # The newest last: it is the one that counts.
-        return [
-            *self.path.glob(_LEFT_OUT),
-            *sorted(parts, key=lambda path: (path.stat().st_mtime_ns, path)),
-        ]
-
-    def _left_out(self) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for path in self._left_out_paths():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                found[entry["id"]] = entry["reason"]
-        return found
 
     def _compare(self, given: Mapping[str, Any]) -> None:
         manifest = self.manifest
         if manifest is None:
             return
-        there = _flatten({key: manifest.get(key) for key in given})
-        here = _flatten(json.loads(json.dumps(given)))
-        if here.get(_WEIGHTS) is not None:
+        there = {key: manifest.get(key) for key in given}
+        here = dict(given)
+        if here["provenance"].get(_WEIGHTS) is not None:
             # The same weights may go by another name.
             for values in (there, here):
-                values.pop(_MODEL, None)
-        differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-        if differing:
-            lines = (f"\n  {key}: {there.get(key)!r}, now {here.get(key)!r}" for key in differing)
+                values["provenance"] = {**(values["provenance"] or {}), _MODEL: None}
+        if differing := find_differences(there, here):
+            lines = "".join(f"\n  {key}: {old!r}, now {new!r}" for key, old, new in differing)
             raise ValueError(
                 f"Expected the weights and options that {str(self.path)!r} was made with; write to "
-                f"another folder. What differs:{''.join(lines)}"
+                f"another folder. What differs:{lines}"
             )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name the values of nested objects by all of their keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _write_lines(path: Path, left_out: Mapping[str, str | None]) -> None:
-    with unfinished_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        for clip in sorted(left_out):
-            file.write(json.dumps({"id": clip, "reason": left_out[clip]}) + "\n")

@@ -1,8 +1,9 @@
 """Write embeddings to one file, clip by clip, with their provenance; whole or not at all.
 
-- `.parquet`: a row an example, with `id`, `example` (its number in the clip), `start_seconds` and
-  `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
+- `.parquet`: one row per example, with `id`, `example` (its number in the clip), `start_seconds`
+  and `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
 - `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
+- `.csv`: the same columns as text, the embedding as `e0`, `e1` and so on; provenance in FILE.json.
 - `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored, with the
   id as `video_id` and no labels; `vggish_hf.audioset.parse_audioset` reads it. Provenance in
   FILE.json.
@@ -16,24 +17,39 @@ from typing import Any
 
 import torch
 
+from vggish_hf.outputs.csv_table import write_csv
 from vggish_hf.outputs.npz import write_npz
 from vggish_hf.outputs.parquet import write_parquet
-from vggish_hf.outputs.schema import WriteClip, embedding_schema
+from vggish_hf.outputs.schema import SOURCES_KEY, OutputFormat, WriteClip, embedding_schema
 from vggish_hf.outputs.tfrecord import write_tfrecord
 from vggish_hf.pipeline import VGGishOutput
+
+#: The formats by ending. To add one, write a module like these and put its line here.
+FORMATS: dict[str, OutputFormat] = {
+    ".parquet": OutputFormat(write_parquet),
+    ".npz": OutputFormat(write_npz),
+    ".csv": OutputFormat(write_csv),
+    ".tfrecord": OutputFormat(write_tfrecord, only_uint8=True),
+}
 
 
 @contextmanager
 def open_output(
-    path: Path, embedding_size: int, dtype: torch.dtype, provenance: dict[str, Any]
+    path: Path,
+    embedding_size: int,
+    dtype: torch.dtype,
+    provenance: dict[str, Any],
+    *,
+    sources: str | None = None,
 ) -> Iterator[WriteClip]:
     """Open a file of embeddings, of the format that its ending names.
 
     Args:
-        path: The file, `.parquet`, `.npz` or `.tfrecord`.
+        path: The file; its ending is one of `FORMATS`.
         embedding_size: Width of an embedding.
         dtype: What will be written, `torch.float32` or `torch.uint8`.
         provenance: What the embeddings come from, see `VGGishPipeline.provenance`.
+        sources: What else a part of an `EmbeddingFolder` says in its metadata.
 
     Yields:
         A function that writes a clip's output under an id. The file is at its place once the
@@ -45,7 +61,9 @@ def open_output(
     """
     check_output(path, dtype)
     schema = embedding_schema(embedding_size, dtype, json.dumps(provenance))
-    with _WRITERS[path.suffix](path, schema) as write_checked:
+    if sources is not None:
+        schema = schema.with_metadata({**schema.metadata, SOURCES_KEY: sources})
+    with FORMATS[path.suffix.lower()].open(path, schema) as write_checked:
 
         def write(clip: str, output: VGGishOutput) -> None:
             embeddings = output.embeddings
@@ -62,15 +80,15 @@ def open_output(
 
 def check_output(path: Path, dtype: torch.dtype) -> None:
     """Raise ValueError unless `open_output` can write `dtype` to `path`."""
-    if path.suffix not in _WRITERS:
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
         raise ValueError(
-            f"Expected an output that ends in {', '.join(_WRITERS)}, or in a slash for a folder of "
+            f"Expected an output that ends in {', '.join(FORMATS)}, or in a slash for a folder of "
             f"Parquet files, got {str(path)!r}"
         )
-    if path.suffix == ".tfrecord" and dtype != torch.uint8:
-        raise ValueError("Expected uint8 embeddings for .tfrecord; use the post-process `uint8`")
+    if file_format.only_uint8 and dtype != torch.uint8:
+        raise ValueError(
+            f"Expected uint8 embeddings for {path.suffix}; use the post-process `uint8`"
+        )
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"Expected the name of a file in an existing folder, got {str(path)!r}")
-
-
-_WRITERS = {".parquet": write_parquet, ".npz": write_npz, ".tfrecord": write_tfrecord}

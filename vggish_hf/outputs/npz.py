@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vggish_hf._runtime.files import unfinished_file
-from vggish_hf.outputs.parquet import GROUP_ROWS, write_parquet
+from vggish_hf.outputs.parquet import write_parquet
+from vggish_hf.outputs.rows import GROUP_ROWS
 from vggish_hf.outputs.schema import METADATA_KEY, WriteClip
 
 

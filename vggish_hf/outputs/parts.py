@@ -4,6 +4,7 @@ Nothing here holds more of a file than a block of rows, nor more of all clips th
 """
 
 import heapq
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _OPEN_FILES = 16
 
 
 def read_ids(path: Path) -> Iterator[str]:
-    """Read the ids of a file's clips, each once, from the column `id` alone."""
+    """Read the ids of a file's clips, each once, from the column `id` only."""
     for clip, _ in groupby(_read_runs(path, ["id"]), key=_id_of):
         yield clip
 
@@ -36,7 +37,7 @@ def find_repeated(paths: Sequence[Path]) -> tuple[int, dict[Path, set[str]]]:
         How many clips there are, each counted once, and for each file those that an earlier one
         has too.
     """
-    # Eight bytes a clip, where the ids would be hundreds; those whose hash is alone are alone.
+    # Eight bytes a clip, where the ids would be hundreds; a hash that occurs once is of one clip.
     hashes = np.fromiter((hash(clip) for path in paths for clip in read_ids(path)), np.int64)
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -53,18 +54,24 @@ def find_repeated(paths: Sequence[Path]) -> tuple[int, dict[Path, set[str]]]:
 
 
 def drop_clips(path: Path, clips: set[str]) -> None:
-    """Rewrite a file without some of its clips, or delete it where no other is left."""
+    """Rewrite a file without some of its clips, or delete it where no other is left.
+
+    It keeps its time of change: which of two parts is the newer one is seen by it.
+    """
+    state = path.stat()
     dropped = pa.array(sorted(clips), pa.string())
     kept = 0
     with (
         unfinished_file(path) as unfinished,
-        _open_part(path) as file,
+        open_part(path) as file,
         pq.ParquetWriter(unfinished, file.schema_arrow) as writer,
     ):
         for block in file.iter_batches(_BLOCK_ROWS):
             rest = block.filter(pc.invert(pc.is_in(block["id"], dropped)))
             writer.write_batch(rest)
             kept += len(rest)
+        writer.close()
+        os.utime(unfinished, ns=(state.st_atime_ns, state.st_mtime_ns))
     if not kept:
         path.unlink()
 
@@ -93,7 +100,7 @@ def merge_parts(paths: Sequence[Path], target: Path) -> None:
 
 def _merge(paths: Sequence[Path], target: Path) -> None:
     runs = heapq.merge(*(_read_runs(path) for path in paths), key=_id_of)
-    with _open_part(paths[0]) as part:
+    with open_part(paths[0]) as part:
         schema = part.schema_arrow
     with pq.ParquetWriter(target, schema) as writer:
         group: list[pa.RecordBatch] = []
@@ -116,7 +123,7 @@ def _read_runs(
     path: Path, columns: list[str] | None = None
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Cut a file into runs of rows of one clip; a clip that blocks divide has several."""
-    with _open_part(path) as file:
+    with open_part(path) as file:
         for block in file.iter_batches(_BLOCK_ROWS, columns=columns):
             runs = pc.run_end_encode(block["id"])
             start = 0
@@ -126,7 +133,8 @@ def _read_runs(
 
 
 @contextmanager
-def _open_part(path: Path) -> Iterator[pq.ParquetFile]:
+def open_part(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file, or say how to replace one that is damaged."""
     try:
         # Buffered, or a column of a whole group of rows would be read at once.
         file = pq.ParquetFile(path, buffer_size=_READ_BYTES)

@@ -1,107 +1,250 @@
 """Read the embeddings of clips back from Parquet files, in bounded memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
+from vggish_hf.inputs.addresses import is_url, without_secrets
+from vggish_hf.inputs.stores import open_binary, storage_errors
 from vggish_hf.modeling import VGGishPostprocessor
 from vggish_hf.outputs.schema import METADATA_KEY
 
-# 8 MiB of float32, or clips of ten rows in 5 MB of uint8.
-_BATCH_ROWS = 16_384
+#: A clip's id and its embeddings (examples, size), of a float type.
+NamedEmbeddings: TypeAlias = tuple[str, NDArray[Any]]
+
+# 2,097,152 values, 8 MiB of float32: in VGGish's files 16,384 rows.
+BATCH_VALUES = 1 << 21
 _BATCH_CLIPS = 4096
+_READ_BYTES = 1 << 20  # of a column at once
+# The widest layer of a network here has 12,288 values.
+MAX_EMBEDDING_SIZE = 1 << 16
+_MAX_DEPTH = 32
 
 
 class EmbeddingFile:
     """A Parquet file of embeddings, of either of the layouts that this package writes.
 
-    - `vggish-hf embed`: a row an example, with `id` and `embedding`; the rows of a clip stand
-      together.
-    - the AudioSet exports: a row a clip, with `video_id` and a list of embeddings.
+    - `vggish-hf embed`: one row per example, with `id` and `embedding`; the rows of a clip are
+      adjacent.
+    - the AudioSet exports: one row per clip, with `video_id` and a list of embeddings.
 
-    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. Whoever takes
-    another constant gets the same distances: an offset that both sets share moves both means alike.
+    Either may have been read and written again by pandas or `datasets`, which make lists of
+    variable length of embeddings, and drop what the file says of their origin.
+
+    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. With
+    another constant the distances are the same: an offset that both sets share moves both means
+    alike.
 
     Args:
-        path: The file.
+        path: The file, on this machine or behind a URL.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no Parquet file, or has other columns.
+        ValueError: It is not a Parquet file, has other columns, or integers other than uint8.
 
     Attributes:
-        provenance: What its metadata say, `{}` where they say nothing.
-        size: Length of an embedding.
+        provenance: What its metadata say, `{}` if they say nothing.
+        has_metadata: Whether it has the metadata that this package writes.
+        size: Length of an embedding; 0 where there are none, and their type does not tell.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = path
-        try:
-            with pq.ParquetFile(path) as file:
-                schema = file.schema_arrow
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"Expected a Parquet file, {str(path)!r} is none: {error}") from error
-        self._is_nested = "video_id" in schema.names
-        self._names = ["video_id" if self._is_nested else "id", "embedding"]
-        kinds = [schema.field(name).type for name in self._names if name in schema.names]
-        kind = kinds[-1] if len(kinds) == 2 else pa.null()
-        if self._is_nested and pa.types.is_list(kind):
-            kind = kind.value_type
-        if not pa.types.is_fixed_size_list(kind) or not (
-            pa.types.is_floating(kind.value_type) or kind.value_type == pa.uint8()
-        ):
+        self.path: str | Path = str(path)
+        self._shown = without_secrets(str(path))
+        with self._open() as file:
+            schema = file.schema_arrow
+            names = _find_columns(schema)
+            if names is None:
+                columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+                raise ValueError(
+                    "Expected a Parquet file of embeddings, with columns `id` and `embedding`, "
+                    f"{self._shown!r} has {columns}"
+                )
+            self._names = names
+            self._is_nested = names[0] == "video_id"
+            # An id that is repeated, and long, would fill the memory.
+            self._repeated = [names[0]] if pa.types.is_string(schema.field(names[0]).type) else []
+            kind: Any = _embedding_type(schema, names)
+            check_value_type(kind.value_type.to_pandas_dtype(), self._shown)
+            self.has_metadata = METADATA_KEY.encode() in (schema.metadata or {})
+            self.provenance = _read_provenance(schema, self._shown)
+            self.size = kind.list_size if pa.types.is_fixed_size_list(kind) else self._find_size()
+        if self.size > MAX_EMBEDDING_SIZE:
             raise ValueError(
-                "Expected a Parquet file of embeddings, with columns `id` and `embedding`, "
-                f"{str(path)!r} has {', '.join(f'{field.name}: {field.type}' for field in schema)}"
+                f"Expected embeddings of at most {MAX_EMBEDDING_SIZE} values, {self._shown!r} has "
+                f"{self.size}"
             )
-        self.size = int(kind.list_size)
-        self.provenance = _read_provenance(schema, path)
 
-    def clips(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    def clips(self) -> Iterator[NamedEmbeddings]:
         """Read the clips in order.
 
         Yields:
             A clip's id, and its embeddings (examples, size), of a float type.
 
         Raises:
-            ValueError: The file is damaged, or a value is missing.
+            ValueError: The file is damaged, a value is missing, or embeddings are of unequal
+                lengths.
         """
-        parts = self._parts()
-        for clip, of_clip in groupby(parts, key=lambda part: part[0]):
-            yield clip, np.concatenate([rows for _, rows in of_clip])
+        return join_rows(self._parts())
 
-    def _parts(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        batch_rows = _BATCH_CLIPS if self._is_nested else _BATCH_ROWS
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_rows, columns=self._names):
-                columns = [batch.column(name) for name in self._names]
+    @contextmanager
+    def _open(self, dictionary: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+        options = {"read_dictionary": dictionary, "buffer_size": _READ_BYTES, "pre_buffer": False}
+        try:
+            if not is_url(str(self.path)):
+                with pq.ParquetFile(self.path, **options) as file:
+                    yield file
+                return
+            with (
+                storage_errors(self._shown),
+                open_binary(str(self.path), readahead=_READ_BYTES) as content,
+                pq.ParquetFile(content, **options) as file,
+            ):
+                yield file
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"Expected a Parquet file, {self._shown!r} is damaged or another file: {error}"
+            ) from error
+
+    def _find_size(self) -> int:
+        for _, rows in self._parts():
+            return int(rows.shape[1])
+        return 0
+
+    def _batch_rows(self, metadata: pq.FileMetaData) -> int:
+        values = 0
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            chunks = map(group.column, range(group.num_columns))
+            of_embeddings = [c for c in chunks if c.path_in_schema.split(".")[0] == "embedding"]
+            values = max(values, sum(c.num_values for c in of_embeddings) // max(group.num_rows, 1))
+        most = _BATCH_CLIPS if self._is_nested else BATCH_VALUES
+        return max(1, min(most, BATCH_VALUES // max(values, 1)))
+
+    def _parts(self) -> Iterator[NamedEmbeddings]:
+        with self._open(self._repeated) as file:
+            rows = self._batch_rows(file.metadata)
+            size: int | None = getattr(self, "size", None)
+            for batch in file.iter_batches(rows, columns=list(self._names)):
+                names, column = (batch.column(name) for name in self._names)
                 counts = np.ones(len(batch), np.int64)
+                columns = [names, column]
                 if self._is_nested:
-                    counts = columns[1].value_lengths().to_numpy(zero_copy_only=False)
-                    columns.append(columns[1].flatten())
-                values = columns[-1].flatten()
-                if any(column.null_count for column in (*columns, values)):
-                    raise ValueError(f"Expected no missing values, {str(self.path)!r} has some")
-                rows = values.to_numpy().reshape(-1, self.size)
-                if rows.dtype == np.uint8:
-                    rows = VGGishPostprocessor.dequantize(torch.tensor(rows)).numpy()
+                    counts = column.value_lengths().to_numpy(zero_copy_only=False)
+                    column = column.flatten()
+                    columns.append(column)
+                values = column.flatten()
+                if any(part.null_count for part in (*columns, values)):
+                    raise ValueError(f"Expected no missing values, {self._shown!r} has some")
+                if not len(column):
+                    continue
+                lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+                size = size or int(lengths[0])
+                if size == 0 or (lengths != size).any():
+                    raise ValueError(
+                        f"Expected embeddings of one length, {self._shown!r} has some of "
+                        f"{lengths.min()} and {max(lengths.max(), size)} values"
+                    )
+                embeddings = to_floats(values.to_numpy().reshape(-1, size))
                 ends = np.cumsum(counts)
-                names = columns[0].to_pylist()
-                for name, start, end in zip(names, ends - counts, ends, strict=True):
-                    yield str(name), rows[start:end]
+                for name, start, end in zip(_texts(names), ends - counts, ends, strict=True):
+                    yield name, embeddings[start:end]
 
 
-def _read_provenance(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
+def find_embeddings(path: str | Path) -> EmbeddingFile | None:
+    """Open a Parquet file if it holds embeddings; None where it holds something else."""
+    try:
+        return EmbeddingFile(path)
+    except ValueError:
+        return None
+
+
+def join_rows(parts: Iterable[NamedEmbeddings]) -> Iterator[NamedEmbeddings]:
+    """Join parts that follow each other and are of the same clip."""
+    for clip, of_clip in groupby(parts, key=lambda part: part[0]):
+        yield clip, np.concatenate([rows for _, rows in of_clip])
+
+
+def to_floats(rows: NDArray[Any]) -> NDArray[Any]:
+    """Dequantize embeddings of eight bits; floats stay as they are."""
+    if rows.dtype != np.uint8:
+        return rows
+    dequantized: NDArray[Any] = VGGishPostprocessor.dequantize(torch.tensor(rows)).numpy()
+    return dequantized
+
+
+def check_value_type(dtype: Any, name: str) -> None:
+    """Raise ValueError unless a file's embeddings are floats or uint8."""
+    if not np.issubdtype(dtype, np.floating) and dtype != np.uint8:
+        raise ValueError(
+            f"Expected embeddings of a float type or uint8, {name!r} has {np.dtype(dtype)}; cast "
+            "embeddings of eight bits back to uint8"
+        )
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that is not nested deeply.
+
+    Raises:
+        ValueError: It is something else.
+    """
+
+    def is_deep(value: Any, left: int) -> bool:
+        inner = value.values() if isinstance(value, dict) else value
+        return isinstance(value, (dict, list)) and (
+            not left or any(is_deep(part, left - 1) for part in inner)
+        )
+
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"JSON is nested more than {_MAX_DEPTH} deep") from None
+    if is_deep(value, _MAX_DEPTH):
+        raise ValueError(f"JSON is nested more than {_MAX_DEPTH} deep")
+    return value
+
+
+def _find_columns(schema: pa.Schema) -> tuple[str, str] | None:
+    for names in (("video_id", "embedding"), ("id", "embedding")):
+        if not set(names) - set(schema.names) and _embedding_type(schema, names) is not None:
+            return names
+    return None
+
+
+def _embedding_type(schema: pa.Schema, names: tuple[str, str]) -> pa.DataType | None:
+    kind = schema.field(names[1]).type
+    if names[0] == "video_id":
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            return None
+        kind = kind.value_type
+    is_list = (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    )
+    is_number = is_list and (
+        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    )
+    return kind if is_number else None
+
+
+def _texts(names: pa.Array) -> list[str]:
+    if pa.types.is_dictionary(names.type):
+        texts = [str(text) for text in names.dictionary.to_pylist()]
+        return [texts[index] for index in names.indices.to_numpy()]
+    return [str(name) for name in names.to_pylist()]
+
+
+def _read_provenance(schema: pa.Schema, shown: str) -> dict[str, Any]:
     text = (schema.metadata or {}).get(METADATA_KEY.encode(), b"{}")
     try:
-        provenance = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON in the metadata of {str(path)!r}: {error}") from error
+        provenance = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in the metadata of {shown!r}: {error}") from error
     return provenance if isinstance(provenance, dict) else {}

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vggish_hf._runtime.files import unfinished_file
-from vggish_hf.outputs.schema import METADATA_KEY, WriteClip
+from vggish_hf.outputs.schema import WriteClip, provenance_beside
 from vggish_hf.pipeline import VGGishOutput
 from vggish_hf.tf_files.features import encode_sequence_example
 from vggish_hf.tf_files.records import RecordWriter
@@ -18,14 +17,11 @@ from vggish_hf.tf_files.records import RecordWriter
 @contextmanager
 def write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
     """Open a TFRecord file for clips, and FILE.json for what made them."""
-    with (
-        unfinished_file(path.with_name(f"{path.name}.json")) as beside,
-        RecordWriter(path) as writer,
-    ):
+    with provenance_beside(path, schema), RecordWriter(path) as writer:
 
         def write(clip: str, output: VGGishOutput) -> None:
             rows = [row.tobytes() for row in output.embeddings.numpy()]
-            # The features of the released records; a clip of one's own has no labels.
+            # The features of the released records; your own clips have no labels.
             context: dict[str, Any] = {
                 "video_id": clip.encode(),
                 "start_time_seconds": [0.0],
@@ -35,4 +31,3 @@ def write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
             writer.write(encode_sequence_example(context, {"audio_embedding": rows}))
 
         yield write
-        beside.write_bytes(schema.metadata[METADATA_KEY.encode()] + b"\n")

@@ -132,6 +132,7 @@ def test_nothing_is_left_out(tmp_path):
     assert builder.as_dataset(split="mine").num_rows == 1
 
 
+@pytest.mark.slow
 def test_needs_no_torchcodec(csv, folder, tmp_path):
     code = (
         "import sys, warnings; sys.modules['torchcodec'] = None; warnings.simplefilter('ignore')\n"

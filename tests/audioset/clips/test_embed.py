@@ -230,7 +230,7 @@ def hostile(folder, **values):
         ({"labels": [527]}, "Expected labels of 0 to 526"),
         ({"labels": [-1]}, "Expected labels of 0 to 526"),
         ({"labels": None}, "to be a file of `export-clips`"),
-        ({"end_time_seconds": float("nan")}, "ends behind its start"),
+        ({"end_time_seconds": float("nan")}, "ends after its start"),
         ({"end_time_seconds": None}, "to be a file of `export-clips`"),
     ],
 )

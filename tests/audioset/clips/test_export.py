@@ -63,6 +63,7 @@ def content(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [[], ["streaming"]])
 def test_plain_datasets_opens_it(csv, folder, tmp_path, streaming):
     export_clips(csv, folder, tmp_path / "out")
@@ -137,6 +138,7 @@ def test_splits_stand_side_by_side(csv, folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     ids = [f"{i:011}" for i in range(80)]
     csv = write_csv(tmp_path / "eval_segments.csv", dict.fromkeys(ids, (1, 2)))
@@ -188,3 +190,17 @@ def test_arguments_are_checked(csv, folder, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_clips(csv, folder, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_of_a_finished_export_is_noticed(csv, folder, tmp_path):
+    done = export_clips(csv, folder, tmp_path / "out", file_clips=1)
+    whole = done.files[1].read_bytes()
+    column = pq.read_metadata(done.files[1]).row_group(0).column(4)
+    at = column.dictionary_page_offset + column.total_compressed_size // 2
+    for damaged in (whole[:at] + b"damage" + whole[at + 6 :], whole[:at], b""):
+        done.files[1].write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{done.files[1]}, it is damaged: .*; delete it and"):
+            export_clips(csv, folder, tmp_path / "out", file_clips=1)
+    done.files[1].unlink()
+    assert export_clips(csv, folder, tmp_path / "out", file_clips=1) == done
+    assert done.files[1].read_bytes() == whole

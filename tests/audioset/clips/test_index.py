@@ -1,10 +1,11 @@
 import os
+import zipfile
 
 import pytest
 from clip_sources import IDS, write_folder, write_parquet, write_tar
+from file_server import FileServer
 
 from vggish_hf.audioset.clips.index import LeftOut, index_clips, read_left_out, write_left_out
-from vggish_hf.audioset.clips.names import list_sources
 from vggish_hf.audioset.segments import Segment
 
 SEGMENTS = {video_id: Segment(video_id, 30.0, 40.0, (0,)) for video_id in IDS}
@@ -12,7 +13,7 @@ MISSING = "there is no file of it, or only one that is named for other times"
 
 
 def index_of(folder, **options):
-    return index_clips(SEGMENTS, list_sources(folder), **options)
+    return index_clips(SEGMENTS, folder, **options)
 
 
 def ids(files):
@@ -26,9 +27,9 @@ def test_finds_clips_over_sources_of_all_kinds(tmp_path):
     write_tar(tmp_path / "empty.tar", {"README.md": b""})
     index = index_of(tmp_path)
     assert index.sources == [
-        tmp_path / "a.tar",
-        tmp_path / "b.parquet",
-        tmp_path / "c" / f"{IDS[0]}.wav",
+        str(tmp_path / "a.tar"),
+        str(tmp_path / "b.parquet"),
+        str(tmp_path / "c" / f"{IDS[0]}.wav"),
     ]
     assert index.num_clips == 3
     assert index.left_out == [LeftOut(IDS[3], MISSING)]
@@ -45,8 +46,8 @@ def test_of_two_files_of_a_clip_the_first_is_used(tmp_path):
     files = {file.segment.video_id: file.load() for file in index.read()}
     assert files == {IDS[0]: tmp_path / f"{IDS[0]}.wav", IDS[1]: b"1"}
     assert index.left_out[:2] == [
-        LeftOut(IDS[0], f"{tmp_path}/Y{IDS[0]}.wav: a second file of it, Y{IDS[0]}.wav"),
-        LeftOut(IDS[1], f"{tmp_path}/x.tar: a second file of it, {IDS[1]}.wav"),
+        LeftOut(IDS[0], f"{tmp_path}/Y{IDS[0]}.wav: a second file of it"),
+        LeftOut(IDS[1], f"{tmp_path}/x.tar/b/{IDS[1]}.wav: a second file of it"),
     ]
 
 
@@ -65,8 +66,8 @@ def test_a_damaged_archive_is_told_and_the_rest_read(tmp_path):
     index = index_of(tmp_path)
     assert ids(index.read()) == [IDS[0], IDS[3]]
     assert [entry.video_id for entry in index.left_out] == ["", "", IDS[1], IDS[2]]
-    assert "a.tar cannot be read to its end" in index.left_out[0].reason
-    assert "b.parquet cannot be read to its end" in index.left_out[1].reason
+    assert "a.tar' cannot be read" in index.left_out[0].reason
+    assert "b.parquet' cannot be read" in index.left_out[1].reason
 
 
 def test_a_source_without_clips_is_refused(tmp_path):
@@ -74,7 +75,7 @@ def test_a_source_without_clips_is_refused(tmp_path):
     with pytest.raises(ValueError, match=f"named for their ids such as {IDS[0]}, .*there are none"):
         index_of(tmp_path)
     (tmp_path / "x.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"there are none; .*x\.parquet cannot be read"):
+    with pytest.raises(ValueError, match=r"there are none; .*x\.parquet' cannot be read"):
         index_of(tmp_path)
 
 
@@ -88,7 +89,7 @@ def test_the_digest_changes_with_what_decides(tmp_path):
     os.utime(path, ns=(10**18, 10**18))
     digest = index_of(tmp_path).digest()
     assert digest == index_of(tmp_path).digest()
-    others = {index_clips({**SEGMENTS, IDS[3]: Segment(IDS[3], 0.0, 1.0, ())}, [path]).digest()}
+    others = {index_clips({**SEGMENTS, IDS[3]: Segment(IDS[3], 0.0, 1.0, ())}, path).digest()}
     path.write_bytes(b"xy")
     os.utime(path, ns=(10**18, 10**18))
     others.add(index_of(tmp_path).digest())
@@ -106,3 +107,39 @@ def test_left_out_is_read_as_written(tmp_path):
     entries = [LeftOut("-_aaaaaaa_1", 'a "reason", with\nlines'), LeftOut("", "ünï")]
     write_left_out(tmp_path / "x.csv", entries)
     assert read_left_out(tmp_path / "x.csv") == entries
+
+
+def test_what_matches_nothing_is_counted_and_listed(tmp_path):
+    write_folder(tmp_path / "x", {f"{number:02}.wav": b"" for number in range(12)})
+    write_folder(tmp_path / "x", {f"{IDS[0]}.wav": b"x", ".hidden.wav": b"", "._a.wav": b""})
+    index = index_of(tmp_path / "x")
+    assert index.unmatched.count == 12
+    assert index.unmatched.examples == [f"{tmp_path}/x/{number:02}.wav" for number in range(10)]
+    assert str(index.unmatched).startswith("12 files are named for none of the clips: ")
+    assert str(index.unmatched).endswith("/09.wav and 2 more")
+    assert index.skipped == [(f"{tmp_path}/x/.hidden.wav", "a hidden file")]
+    (tmp_path / "x" / f"{IDS[0]}.wav").unlink()
+    with pytest.raises(
+        ValueError, match=r"there are none; skipped: .*hidden\.wav: a hidden file; 12"
+    ):
+        index_of(tmp_path / "x")
+
+
+def test_several_inputs_and_a_zip(tmp_path):
+    write_folder(tmp_path / "x", {f"{IDS[0]}.wav": b"x"})
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr(f"Title [{IDS[1]}].ogg", b"y")
+        archive.writestr(f"dir\\{IDS[2]}.ogg", b"z")
+    index = index_clips(SEGMENTS, [tmp_path / "y.zip", tmp_path / "x" / "*.wav"])
+    assert ids(index.read()) == [IDS[1], IDS[2], IDS[0]]
+    with pytest.raises(FileNotFoundError, match="No such file or folder: 'nowhere'"):
+        index_clips(SEGMENTS, [tmp_path / "y.zip", "nowhere"])
+
+
+def test_clips_behind_a_url():
+    with FileServer({f"x/{IDS[0]}_30.wav": b"x", "x/%5Bddddddddddd%5D.wav": b"y"}) as server:
+        index = index_clips(SEGMENTS, f"{server.url}/x/")
+        assert [file.load() for file in index.files][-1] == b"x"
+        before = index.digest()
+        server.files[f"x/{IDS[0]}_30.wav"] = b"xy"
+        assert index_clips(SEGMENTS, f"{server.url}/x/").digest() != before

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from clip_sources import AUDIO, IDS, SPEECH, write_csv, write_folder
+from datasets import Value
 
 from vggish_hf import VGGishFeatureExtractor
 from vggish_hf.audio import AudioError, load_audio
@@ -74,7 +75,20 @@ def test_a_clip_that_cannot_be_decoded_is_named(split, tmp_path):
 
 
 def test_other_datasets_are_refused(split):
-    with pytest.raises(ValueError, match=r"Expected the columns .* got for `labels` None"):
+    with pytest.raises(
+        ValueError, match=r"Expected a column `labels` of List, .* got the columns video_id: "
+    ):
         AudioSetClipsDataset(split.remove_columns("labels"))
     with pytest.raises(ValueError, match=r"Expected a datasets\.Dataset, got IterableDataset"):
         AudioSetClipsDataset(split.to_iterable_dataset())
+
+
+@pytest.mark.parametrize("is_cast", [False, True])
+def test_a_renamed_or_cast_column_is_named(split, is_cast):
+    name = "audio" if is_cast else "sound"
+    if is_cast:
+        split = split.cast_column("audio", {"bytes": Value("binary"), "path": Value("string")})
+    else:
+        split = split.rename_column("audio", "sound")
+    with pytest.raises(ValueError, match=rf"Expected a column `audio` of Audio, .*, {name}: "):
+        AudioSetClipsDataset(split)

@@ -200,12 +200,14 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_importing_the_subpackage_imports_no_datasets():
     done = run("import sys, vggish_hf.audioset as a; a.AudioSetLabels(); print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     assert "datasets" not in done.stdout.split()
 
 
+@pytest.mark.slow
 def test_without_datasets_the_error_names_the_extra():
     statements = [
         "from vggish_hf.audioset import AudioSetEmbeddings",

@@ -113,6 +113,7 @@ def test_plain_datasets_opens_it(tmp_path, load_elsewhere, streaming):
     assert_equal(table, read_records(RELEASED, "bal_train"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_all_of_bal_train(shared, tmp_path, load_elsewhere, streaming):
     source = shared / "data" / "audioset" / "bal_train.tar"
@@ -201,6 +202,7 @@ def test_other_sources_and_options_do_not_mix(damaged, tmp_path, source, options
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(tmp_path):
     source, folder = tmp_path / "source", tmp_path / "audioset"
     (source / "eval").mkdir(parents=True)

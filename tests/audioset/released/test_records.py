@@ -110,6 +110,7 @@ def test_bundled_record(data):
         assert encoded == data
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     ("archive", "segments", "count"),

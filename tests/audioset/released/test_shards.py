@@ -246,3 +246,21 @@ def test_groups(sizes, group_bytes):
         assert len(group) == 1 or sum(shard.size for shard in group) <= group_bytes
     for group, following in pairwise(groups):
         assert sum(shard.size for shard in group) + following[0].size > group_bytes
+
+
+def test_a_folder_of_archives(tmp_path):
+    write_tar(tmp_path / "bal_train.tar", {"5v.tfrecord": b"1", "__MACOSX/._5v.tfrecord": b""})
+    write_tar(tmp_path / "eval.tar.gz", {"eval/8_.tfrecord": b"2"}, "w:gz")
+    (tmp_path / "._eval.tar").write_bytes(b"")
+    shards = find_shards(tmp_path)
+    assert {split: [shard.member for shard in found] for split, found in shards.items()} == {
+        "bal_train": ["5v.tfrecord"],
+        "eval": ["eval/8_.tfrecord"],
+    }
+
+
+def test_litter_beside_the_files(tmp_path):
+    (tmp_path / "eval").mkdir()
+    for name in ("8_.tfrecord", "._8_.tfrecord"):
+        (tmp_path / "eval" / name).touch()
+    assert [shard.path.name for shard in find_shards(tmp_path)["eval"]] == ["8_.tfrecord"]

@@ -14,8 +14,13 @@ import pyarrow as pa
 
 from vggish_hf.audioset._datasets import datasets
 from vggish_hf.audioset.clips.cutting import read_clips
-from vggish_hf.audioset.clips.index import LeftOut, index_clips, read_left_out, write_left_out
-from vggish_hf.audioset.clips.names import list_sources
+from vggish_hf.audioset.clips.index import (
+    AudioInputs,
+    LeftOut,
+    index_clips,
+    read_left_out,
+    write_left_out,
+)
 from vggish_hf.audioset.clips.tables import clip_features, clip_tables
 from vggish_hf.audioset.segments import read_segments, split_of
 
@@ -33,17 +38,18 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
 
     Args:
         segments: The CSV, see `read_segments`.
-        audio: A folder of audio files, tar archives or Parquet files with `video_id` and `audio`,
-            or one such archive; see `vggish_hf.audioset.clips.names` for their names.
+        audio: Audio files, folders of them, archives, Parquet files with `video_id` and `audio`,
+            and what else `find_clips` takes; see `vggish_hf.audioset.clips.names` for their names.
         split: Name of the split; without it, what the CSV's name says.
         cache_dir: Where prepared data are kept, in place of the Hub's own cache.
 
     Attributes:
         left_out: The clips of the CSV that are missing; once `download_and_prepare` has ended, also
             those that cannot be decoded. It warns of them.
+        unmatched: How many audio files are named for none of the clips, and the first ten.
 
     Raises:
-        FileNotFoundError: There is no such CSV, folder or archive.
+        FileNotFoundError: There is no such CSV, file or folder.
         ValueError: The CSV is laid out otherwise, or none of its clips is there.
 
     Example:
@@ -59,21 +65,22 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
     def __init__(
         self,
         segments: str | os.PathLike[str],
-        audio: str | os.PathLike[str],
+        audio: AudioInputs,
         *,
         split: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._split = split or split_of(segments)
-        self._index = index_clips(read_segments(segments), list_sources(os.path.abspath(audio)))
+        self._index = index_clips(read_segments(segments), audio)
         self.left_out = list(self._index.left_out)
+        self.unmatched = self._index.unmatched
         self._notes: str | None = None  # folder for what processes leave out
         super().__init__(
             cache_dir=cache_dir,
             dataset_name="audioset_clips",
             # The name of the cache's folder: what has changed is prepared anew.
             hash=self._index.digest(),
-            data_dir=str(audio),
+            data_dir=str(audio) if isinstance(audio, (str, os.PathLike)) else None,
             config_name=self._split,
         )
 
@@ -120,6 +127,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
         if left_out:
             warnings.warn(
                 f"{self._split}: {len(left_out)} clips are left out, `left_out` of the builder "
-                f"lists them; the first is {left_out[0]}",
+                f"lists them; the first is {left_out[0]}"
+                + (f"; {self.unmatched}" if self.unmatched.count else ""),
                 stacklevel=3,
             )

@@ -12,6 +12,7 @@ The rule, for a clip of `start` to `end` and a file of `length` seconds:
 import io
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,12 +25,13 @@ import soundfile
 from numpy.typing import NDArray
 
 from vggish_hf._runtime.prefetch import prefetch
-from vggish_hf.audio import AudioError, open_audio
-from vggish_hf.audio.containers import EncodedContent
-from vggish_hf.audio.decoders import SequentialSoundFile
-from vggish_hf.audioset.clips.index import LeftOut
-from vggish_hf.audioset.clips.names import MAX_CLIP_BYTES, ClipError, ClipFile
+from vggish_hf.audio import AUDIO_EXTENSIONS, AudioError, open_audio
+from vggish_hf.audio.parts import EncodedContent
+from vggish_hf.audio.soundfiles import SequentialSoundFile
+from vggish_hf.audioset.clips.index import ClipFile, LeftOut
+from vggish_hf.audioset.clips.names import ClipError
 from vggish_hf.audioset.segments import Segment
+from vggish_hf.inputs import MAX_CLIP_BYTES
 
 #: Seconds by which a file may differ from the clip, or from the whole video up to the clip's end.
 MARGIN = 1.0
@@ -45,6 +47,16 @@ _LOSSLESS = {
     "DOUBLE": ("WAV", "DOUBLE", "float64"),
 }
 _FLOAT = ("WAV", "FLOAT", "float32")
+# The endings of audio files, by what they begin with.
+_CONTENTS = {
+    ".wav": rb"RIFF....WAVE|RF64....WAVE",
+    ".flac": rb"fLaC",
+    ".ogg": rb"OggS",
+    ".m4a": rb"....ftyp",
+    ".webm": rb"\x1aE\xdf\xa3",
+    ".aiff": rb"FORM....AIF[FC]",
+    ".mp3": rb"ID3|\xff[\xe0-\xff]",
+}
 _MAX_FLAC_CHANNELS = 8
 _MAX_BLOCK_VALUES = 1 << 20
 
@@ -108,11 +120,23 @@ def _prepare(
         elif in_memory and isinstance(content, Path):
             _check_size(content.stat().st_size)
             content = content.read_bytes()
+        if isinstance(content, bytes):
+            name = _with_ending(name, content)
     # torchcodec raises RuntimeError.
     except (ValueError, OSError, RuntimeError) as error:
         yield LeftOut(segment.video_id, str(error))
     else:
         yield Clip(segment, name, content)
+
+
+def _with_ending(name: str, content: bytes) -> str:
+    """Add the ending to a name that lacks it, as those of a table's rows do."""
+    if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
+        return name
+    for ending, start in _CONTENTS.items():
+        if re.match(start, content, re.DOTALL):
+            return f"{name}{ending}"
+    return name
 
 
 def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -> bytes | None:
@@ -145,17 +169,12 @@ def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -
     try:
         # In soundfile's own class each read of MP3 disturbs the next.
         sound = SequentialSoundFile(
-            EncodedContent(content) if isinstance(content, bytes) else _known(content)
+            EncodedContent(content) if isinstance(content, bytes) else content
         )
     except (soundfile.SoundFileError, TypeError):
         return _cut_with_torchcodec(content, segment)
     with sound:
         return _cut_with_soundfile(sound, segment)
-
-
-def _known(path: Path) -> Path | bytes:
-    """Name a file as soundfile takes it: on POSIX names need not be UTF-8."""
-    return os.fsencode(path) if os.name == "posix" else path
 
 
 def _cut_with_soundfile(sound: soundfile.SoundFile, segment: Segment) -> bytes:
@@ -198,7 +217,7 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     nothing = decoder.get_samples_played_in_range(0, 0)
     samples, rate = nothing.data, nothing.sample_rate
     _check_size(int(segment.duration * rate) * len(samples) * samples.itemsize)
-    # It says by an error that the range lies behind the end.
+    # It says by an error that the range lies after the end.
     with suppress(RuntimeError):
         samples = decoder.get_samples_played_in_range(
             segment.start_time_seconds, segment.end_time_seconds

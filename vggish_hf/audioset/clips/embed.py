@@ -6,16 +6,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vggish_hf._runtime.files import write_json
 from vggish_hf.audio import AudioSource
 from vggish_hf.audioset.clips.cutting import read_clips
 from vggish_hf.audioset.clips.export import CONFIG as CLIPS
-from vggish_hf.audioset.clips.index import ClipIndex, LeftOut, index_clips
-from vggish_hf.audioset.clips.names import ClipFile, list_sources
+from vggish_hf.audioset.clips.index import (
+    AudioInputs,
+    ClipFile,
+    ClipIndex,
+    LeftOut,
+    index_clips,
+)
 from vggish_hf.audioset.clips.splits import ClipSplit, write_split
 from vggish_hf.audioset.hub_folder import unfinished_file
 from vggish_hf.audioset.labels import AudioSetLabels
@@ -25,6 +30,8 @@ from vggish_hf.audioset.released.records import EMBEDDING_SIZE, AudioSetRecord
 from vggish_hf.audioset.released.tables import embedding_features, record_table
 from vggish_hf.audioset.segments import Segment, read_segments, split_of
 from vggish_hf.configuration import VGGishFeatureConfig
+from vggish_hf.inputs.parquet_pages import read_batches
+from vggish_hf.inputs.tables import open_table
 from vggish_hf.pipeline import VGGishPipeline
 
 _ABOUT = """\
@@ -39,7 +46,7 @@ _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 
 
 def embed_clips(
-    clips: str | os.PathLike[str],
+    clips: AudioInputs,
     pipeline: VGGishPipeline,
     folder: str | os.PathLike[str],
     *,
@@ -60,7 +67,8 @@ def embed_clips(
     the clip's length does.
 
     Args:
-        clips: The folder that `export_clips` wrote; or, with `segments`, the audio.
+        clips: The folder that `export_clips` wrote; or, with `segments`, the audio: what
+            `find_clips` takes, one input or several.
         pipeline: What embeds them.
         folder: The folder to write to, made if need be.
         segments: The CSV, where `clips` is audio; see `AudioSetClips`.
@@ -73,16 +81,22 @@ def embed_clips(
         The splits, by name.
 
     Raises:
-        FileNotFoundError: There is no such folder, archive or CSV.
+        FileNotFoundError: There is no such folder, file or CSV.
         ValueError: There is no such split or none of its clips; the pipeline does not embed as the
             release does; or the folder has files that were made from something else.
     """
     _check_pipeline(pipeline)
     if segments is not None:
-        index = index_clips(read_segments(segments), list_sources(clips))
+        index = index_clips(read_segments(segments), clips)
         indices = {split or split_of(segments): index}
     else:
-        indices = find_exported(Path(clips))
+        folders = [clips] if isinstance(clips, (str, os.PathLike)) else list(clips)
+        if len(folders) != 1:
+            raise ValueError(
+                f"Expected one folder that `export-clips` wrote, got {len(folders)} inputs; audio "
+                "files need the segments CSV: pass `segments` (`--segments CSV`)"
+            )
+        indices = find_exported(Path(folders[0]))
         if split is not None:
             if split not in indices:
                 raise ValueError(f"Expected a split among {', '.join(indices)}, got {split!r}")
@@ -131,14 +145,18 @@ def find_exported(folder: Path) -> dict[str, ClipIndex]:
     if not paths:
         raise ValueError(
             f"Expected a folder that `export-clips` wrote, {str(folder)!r} has no "
-            f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV beside them"
+            f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV: pass `segments` "
+            "(`--segments CSV`)"
         )
     indices = {}
     for split, shards in paths.items():
-        segments: dict[str, Segment] = {}
-        for path in shards:
-            segments.update(_read_segments(path))
-        indices[split] = index_clips(segments, shards, are_cut=True)
+        read = {path: _read_segments(path) for path in shards}
+        segments = {
+            video_id: segment for rows in read.values() for video_id, segment in rows.items()
+        }
+        # A part of which all clips failed has no row, and so no audio.
+        filled = [path for path, rows in read.items() if rows]
+        indices[split] = index_clips(segments, filled, are_cut=True)
     return indices
 
 
@@ -148,7 +166,7 @@ def _read_segments(path: Path) -> dict[str, Segment]:
     classes = len(AudioSetLabels())
     segments = {}
     try:
-        for row in pq.read_table(path, columns=names).select(names).to_pylist():
+        for row in _read_rows(path, names):
             row["labels"] = tuple(row["labels"])
             segment = Segment(**row)
             if not all(0 <= label < classes for label in segment.labels):
@@ -157,6 +175,18 @@ def _read_segments(path: Path) -> dict[str, Segment]:
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Expected {path} to be a file of `export-clips`: {error}") from error
     return segments
+
+
+def _read_rows(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
+    with open_table(str(path)) as (table, file_bytes):
+        found = table.schema_arrow.names
+        if missing := [name for name in [*names, "audio"] if name not in found]:
+            raise ValueError(
+                f"Expected the columns {', '.join([*names, 'audio'])}; there is no "
+                f"{', '.join(missing)} among {', '.join(found)}"
+            )
+        for batch in read_batches(str(path), table, names, file_bytes):
+            yield from batch.to_pylist()
 
 
 def _check_pipeline(pipeline: VGGishPipeline) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from vggish_hf.audioset.clips.cutting import read_clips
-from vggish_hf.audioset.clips.index import LeftOut, index_clips
-from vggish_hf.audioset.clips.names import ClipFile, list_sources
+from vggish_hf.audioset.clips.index import AudioInputs, ClipFile, LeftOut, index_clips
 from vggish_hf.audioset.clips.splits import ClipSplit, write_split
 from vggish_hf.audioset.clips.tables import clip_features, clip_tables
 from vggish_hf.audioset.segments import read_segments, split_of
@@ -29,7 +28,7 @@ https://research.google.com/audioset/download.html. The audio belongs to those w
 
 def export_clips(
     segments: str | os.PathLike[str],
-    audio: str | os.PathLike[str],
+    audio: AudioInputs,
     folder: str | os.PathLike[str],
     *,
     split: str | None = None,
@@ -50,7 +49,7 @@ def export_clips(
         num_workers: How many clips are decoded at once.
 
     Raises:
-        FileNotFoundError: There is no such CSV, folder or archive.
+        FileNotFoundError: There is no such CSV, file or folder.
         ValueError: The CSV is laid out otherwise, or none of its clips is there; or the folder has
             files that were made from something else.
 
@@ -65,7 +64,7 @@ def export_clips(
         return clip_tables(clips, left_out)
 
     return write_split(
-        index_clips(read_segments(segments), list_sources(audio)),
+        index_clips(read_segments(segments), audio),
         make_tables,
         Path(folder),
         CONFIG,

@@ -4,16 +4,27 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote
 
-from vggish_hf.audioset.clips.names import ClipError, ClipFile, read_clip_files
+from vggish_hf.audioset.clips.names import ClipError, parse_name
 from vggish_hf.audioset.segments import Segment
+from vggish_hf.inputs import Clip, find_clips, without_secrets
+from vggish_hf.inputs.addresses import is_url, is_web_url
+from vggish_hf.inputs.search import is_glob
+from vggish_hf.inputs.stores import describe_version
+
+#: What `find_clips` takes.
+AudioInputs: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_SHOWN = 10
 
 
 class LeftOut(NamedTuple):
-    """A clip, or an archive, that could not be used."""
+    """A clip, or an archive, that failed."""
 
     video_id: str
     """The clip's; empty for an archive."""
@@ -22,30 +33,85 @@ class LeftOut(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ClipFile:
+    """A file that is named for a clip.
+
+    Args:
+        clip: Where it is.
+        segment: The clip.
+        is_cut: Whether the name says that the file holds the segment alone.
+    """
+
+    clip: Clip
+    segment: Segment
+    is_cut: bool
+
+    @property
+    def name(self) -> str:
+        """The file's name, without its folder; of a row in a table its id."""
+        return _file_name(self.clip)
+
+    def load(self) -> Path | bytes:
+        """Return the file's path, absolute, or what it holds.
+
+        Those of a gzipped archive are best loaded in their order.
+
+        Raises:
+            ClipError: It cannot be read.
+        """
+        try:
+            loaded = self.clip.load()
+        except (OSError, ValueError) as error:
+            raise ClipError(str(error)) from error
+        return loaded if isinstance(loaded, bytes) else Path(os.path.abspath(loaded))
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """Files that are named for none of the clips.
+
+    Args:
+        count: How many there are.
+        examples: The ids of the first ten.
+    """
+
+    count: int
+    examples: list[str]
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self.examples)} more" * (self.count > len(self.examples))
+        files = "file is" if self.count == 1 else "files are"
+        return f"{self.count} {files} named for none of the clips: {', '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True, slots=True)
 class ClipIndex:
     """The clips that files and archives hold.
 
     Args:
         segments: The clips that were looked for, by video id.
-        sources: Files and archives that hold some of them, sorted.
-        counts: How many each of these holds, repeated ones among them.
-        repeated: Clips of which an earlier file is used: position in `sources`, and position among
-            the clips there.
-        left_out: The clips of which there is no file, repeated ones, and damaged archives.
-        are_cut: Whether all files are known to hold their clip alone.
+        files: A file for each clip that is there, in the order of `find_clips`.
+        left_out: The clips of which there is no file, second files of a clip, and what cannot be
+            searched, such as damaged archives.
+        unmatched: The files that are named for none of the clips.
+        skipped: What was skipped, such as links that lead out of a folder, and why.
     """
 
     segments: Mapping[str, Segment]
-    sources: list[Path]
-    counts: list[int]
-    repeated: frozenset[tuple[int, int]]
+    files: list[ClipFile]
     left_out: list[LeftOut]
-    are_cut: bool
+    unmatched: Unmatched
+    skipped: list[tuple[str, str]]
 
     @property
     def num_clips(self) -> int:
         """How many clips there are, each once."""
-        return sum(self.counts) - len(self.repeated)
+        return len(self.files)
+
+    @property
+    def sources(self) -> list[str]:
+        """The paths and URLs of the files and archives that hold clips."""
+        return [path for path, _ in groupby(self.files, lambda file: file.clip.path)]
 
     def read(self, sources: Iterable[int] | None = None) -> Iterator[ClipFile]:
         """Go through the clips' files.
@@ -54,17 +120,14 @@ class ClipIndex:
             sources: Positions in `sources`; without it, all.
 
         Yields:
-            A file a clip, in the same order every time; see `ClipFile.load` for when to load it.
+            A file a clip, in the same order every time.
         """
-        for source in range(len(self.sources)) if sources is None else sources:
-            try:
-                for position, file in enumerate(
-                    read_clip_files(self.sources[source], self.segments)
-                ):
-                    if (source, position) not in self.repeated:
-                        yield replace(file, is_cut=True) if self.are_cut else file
-            except ClipError:
-                continue  # told in `left_out`
+        if sources is None:
+            yield from self.files
+            return
+        runs = [list(run) for _, run in groupby(self.files, lambda file: file.clip.path)]
+        for source in sources:
+            yield from runs[source]
 
     def digest(self) -> str:
         """Compute a digest of clips and sources, which changes when any of them does."""
@@ -72,14 +135,14 @@ class ClipIndex:
         for segment in self.segments.values():
             digest.update(f"{segment}\n".encode())
         for path in self.sources:
-            status = path.stat()
-            line = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+            name = PurePosixPath(without_secrets(path) if is_url(path) else path).name
+            line = f"{name} {describe_version(path)}\n"
             digest.update(line.encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
 
 def index_clips(
-    segments: Mapping[str, Segment], paths: Iterable[Path], *, are_cut: bool = False
+    segments: Mapping[str, Segment], audio: AudioInputs, *, are_cut: bool = False
 ) -> ClipIndex:
     """Look for clips by the names of files.
 
@@ -88,42 +151,56 @@ def index_clips(
 
     Args:
         segments: The clips, by video id; see `read_segments`.
-        paths: Files and archives, see `list_sources`; of two files of a clip the first is used.
+        audio: Files, folders, archives and what else `find_clips` takes; of two files of a clip
+            the first is used.
         are_cut: Whether all files are known to hold their clip alone.
 
     Raises:
+        FileNotFoundError: There is no such file or folder.
         ValueError: They hold no clip of these.
     """
-    sources: list[Path] = []
-    counts: list[int] = []
-    found: set[str] = set()
-    repeated: set[tuple[int, int]] = set()
+    inputs = [audio] if isinstance(audio, (str, os.PathLike)) else list(audio)
+    for argument in (os.fspath(entry) for entry in inputs):
+        if not (is_url(argument) or is_glob(argument) or os.path.exists(argument)):
+            raise FileNotFoundError(f"No such file or folder: {argument!r}")
+    skipped: list[tuple[str, str]] = []
+    found: dict[str, ClipFile] = {}
     left_out: list[LeftOut] = []
-    for path in paths:
-        count = 0
-        try:
-            for file in read_clip_files(path, segments):
-                video_id = file.segment.video_id
-                if video_id in found:
-                    repeated.add((len(sources), count))
-                    left_out.append(LeftOut(video_id, f"{path}: a second file of it, {file.name}"))
-                found.add(video_id)
-                count += 1
-        except ClipError as error:
-            left_out.append(LeftOut("", str(error)))
-        if count:
-            sources.append(path)
-            counts.append(count)
+    count, examples = 0, []
+    for clip in find_clips(inputs, on_skip=lambda path, reason: skipped.append((path, reason))):
+        if clip.problem is not None and clip.member is None:
+            left_out.append(LeftOut("", clip.problem))
+            continue
+        parsed = parse_name(_file_name(clip), segments)
+        if parsed is None or not parsed.fits(segments[parsed.video_id]):
+            count += 1
+            examples += [clip.id] if count <= _SHOWN else []
+            continue
+        segment = segments[parsed.video_id]
+        file = ClipFile(clip, segment, are_cut or parsed.times is not None)
+        if found.setdefault(segment.video_id, file) is not file:
+            left_out.append(LeftOut(segment.video_id, f"{clip.id}: a second file of it"))
+    unmatched = Unmatched(count, examples)
     if not found:
-        examples = ", ".join(list(segments)[:3])
-        damaged = "".join(f"; {entry.reason}" for entry in left_out)
+        names = ", ".join(list(segments)[:3])
+        reasons = [entry.reason for entry in left_out]
+        reasons += [f"skipped: {path}: {reason}" for path, reason in skipped[:_SHOWN]]
+        reasons += [str(unmatched)] if count else []
         raise ValueError(
-            f"Expected files of the clips, named for their ids such as {examples}; there are "
-            f"none{damaged}"
+            f"Expected files of the clips, named for their ids such as {names}; there are none"
+            + "".join(f"; {reason}" for reason in reasons)
         )
     reason = "there is no file of it, or only one that is named for other times"
     left_out += [LeftOut(video_id, reason) for video_id in segments if video_id not in found]
-    return ClipIndex(segments, sources, counts, frozenset(repeated), left_out, are_cut)
+    return ClipIndex(segments, list(found.values()), left_out, unmatched, skipped)
+
+
+def _file_name(clip: Clip) -> str:
+    if clip.member is not None:
+        return PurePosixPath(clip.member.replace("\\", "/")).name
+    return PurePosixPath(
+        unquote(clip.id.partition("?")[0]) if is_web_url(clip.id) else clip.id
+    ).name
 
 
 def write_left_out(path: str | os.PathLike[str], left_out: Iterable[LeftOut]) -> None:

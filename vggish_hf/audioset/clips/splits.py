@@ -11,8 +11,13 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 from tqdm import tqdm
 
-from vggish_hf.audioset.clips.index import ClipIndex, LeftOut, write_left_out
-from vggish_hf.audioset.clips.names import ClipFile
+from vggish_hf.audioset.clips.index import (
+    ClipFile,
+    ClipIndex,
+    LeftOut,
+    Unmatched,
+    write_left_out,
+)
 from vggish_hf.audioset.hub_folder import SplitWriter, add_to_card, unfinished_file
 
 MakeTables: TypeAlias = Callable[[Iterator[ClipFile], list[LeftOut]], Iterable[pa.Table]]
@@ -27,12 +32,16 @@ class ClipSplit:
         files: The Parquet files.
         left_out: The clips that are not among them.
         report: The CSV that lists these.
+        unmatched: Audio files that are named for none of the clips.
+        skipped: What was skipped in the search for audio files, and why.
     """
 
     clips: int
     files: list[Path]
     left_out: list[LeftOut]
     report: Path
+    unmatched: Unmatched
+    skipped: list[tuple[str, str]]
 
 
 def write_split(
@@ -47,7 +56,7 @@ def write_split(
     file_clips: int,
     about: str,
 ) -> ClipSplit:
-    """Make tables of clips, so many clips a file, and pass over the files that are there.
+    """Make tables of clips, so many clips a file; files that are there already are skipped.
 
     Args:
         index: The clips.
@@ -76,7 +85,7 @@ def write_split(
     for shard in range(shards):
         files = islice(remaining, file_clips)
         if shard in writer.finished:
-            deque(files, maxlen=0)  # passed over; they are not loaded
+            deque(files, maxlen=0)  # not loaded
         else:
             unusable: list[LeftOut] = []
             writer.write(shard, make_tables(files, unusable), {"left_out": unusable})
@@ -87,4 +96,11 @@ def write_split(
     with unfinished_file(report) as unfinished:
         write_left_out(unfinished, left_out)
     add_to_card(folder, config, [split], about)
-    return ClipSplit(sum(shard.rows for shard in finished), writer.paths, left_out, report)
+    return ClipSplit(
+        sum(shard.rows for shard in finished),
+        writer.paths,
+        left_out,
+        report,
+        index.unmatched,
+        index.skipped,
+    )

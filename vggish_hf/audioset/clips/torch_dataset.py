@@ -30,7 +30,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             opened by `datasets.load_dataset`; filtered or shuffled at will.
         sampling_rate: The rate that all waveforms are brought to, Hz; None to leave each at its
             own.
-        seconds: The length that they are cut or filled with zeros to, so that they make batches;
+        seconds: The length that they are cut or padded with zeros to, so that they make batches;
             without it, each keeps its own.
 
     Raises:
@@ -63,8 +63,14 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             found = dataset.features.get(name)
             # Its options are for torchcodec, which does not decode here.
             if found != feature and not (isinstance(found, datasets.Audio) and name == "audio"):
+                columns = ", ".join(
+                    f"{key}: {type(kind).__name__ if isinstance(kind, datasets.List) else kind}"
+                    for key, kind in dataset.features.items()
+                )
                 raise ValueError(
-                    f"Expected the columns of `clip_features()`, got for `{name}` {found}"
+                    f"Expected a column `{name}` of {type(feature).__name__}, as "
+                    f"`clip_features()` has it, got the columns {columns}; undo the renaming or "
+                    "casting (`rename_column`, `cast_column`)"
                 )
         self.sampling_rate = sampling_rate
         self.seconds = seconds

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Self
 
+from vggish_hf.inputs.search import is_litter, search_folder
 from vggish_hf.inputs.tars import ARCHIVE_ERRORS, check_member, open_archive, read_members
 from vggish_hf.tf_files.records import RecordError
 
 SPLITS = ("bal_train", "eval", "unbal_train")
 
 _SUFFIX = ".tfrecord"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _MAX_MEMBER_BYTES = 64 << 30  # all of AudioSet's embeddings are 3 GB
 _BUFFER_BYTES = 64 << 10  # the reader's size, which suits small records
 
@@ -52,7 +54,9 @@ def find_shards(source: str | os.PathLike[str]) -> dict[str, list[Shard]]:
     """Find the shards of each split, which is the name of the folder that they are in.
 
     Args:
-        source: A folder, searched recursively, or a tar archive, plain or gzipped.
+        source: A folder, searched recursively for TFRecord files, and for tar archives if there are
+            none; or such an archive, plain or gzipped. The name of an archive (`bal_train.tar`) is
+            the split of the files in it that are in no folder of a split's name.
 
     Returns:
         The shards by split, in the order of `SPLITS`: those of a folder sorted by name, those of
@@ -141,10 +145,16 @@ class ShardOpener:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, Shard]]:
-    for path in sorted(folder.rglob(f"*{_SUFFIX}")):
-        if not path.is_dir():
-            status = path.stat()
-            yield path.parent.name, Shard(path, None, 0, status.st_size, status.st_mtime)
+    def find(endings: tuple[str, ...]) -> list[Path]:
+        paths = map(Path, search_folder(str(folder), lambda path: path.endswith(endings)))
+        return sorted(path for path in paths if not is_litter(str(path.relative_to(folder))))
+
+    shards = find((_SUFFIX,))
+    for path in shards:
+        status = path.stat()
+        yield path.parent.name, Shard(path, None, 0, status.st_size, status.st_mtime)
+    for path in find(_ARCHIVES) if not shards else ():
+        yield from _in_archive(path)
 
 
 def _in_archive(path: Path) -> Iterator[tuple[str, Shard]]:
@@ -154,15 +164,16 @@ def _in_archive(path: Path) -> Iterator[tuple[str, Shard]]:
             for member in read_members(file):
                 check_member(member, _MAX_MEMBER_BYTES)
                 name = PurePosixPath(member.name)
-                if name.suffix == _SUFFIX and member.isfile():
+                if name.suffix == _SUFFIX and member.isfile() and not is_litter(member.name):
                     shards.pop(name, None)  # of two with one name, tar means the later
                     shards[name] = Shard(
                         path, member.name, member.offset_data, member.size, member.mtime
                     )
     except ARCHIVE_ERRORS as error:
         raise RecordError(f"Expected a folder, .tar or .tar.gz, {path}: {error}") from error
+    stem = path.name.partition(".")[0]
     for name, shard in shards.items():
-        yield name.parent.name, shard
+        yield name.parent.name if name.parent.name in SPLITS else stem, shard
 
 
 class _Member(io.RawIOBase):

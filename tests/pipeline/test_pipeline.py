@@ -2,17 +2,22 @@ import dataclasses
 import gc
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from folders import TESTS
 
-from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishPipeline
-from vggish_hf.audio import AudioError, load_audio
+from vggish_hf import VGGishFeatureConfig, VGGishFeatureExtractor, VGGishOutput, VGGishPipeline
+from vggish_hf.audio import AudioError, AudioLimits, load_audio, open_audio
+from vggish_hf.inputs import find_clips
 
 # Batches of other sizes add in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -72,8 +77,8 @@ def test_list_in_list_out(pipe, clips):
     assert pipe([]) == []
 
 
-def test_every_kind_of_input_gives_the_same(pipe, tmp_path, request):
-    path = request.path.parent / "data" / "audio_cases" / "harritaylor__test.wav"
+def test_every_kind_of_input_gives_the_same(pipe, tmp_path):
+    path = TESTS / "data" / "audio_cases" / "harritaylor__test.wav"
     waveform, rate = load_audio(path)
     expected = pipe(path).embeddings
     with path.open("rb") as file:
@@ -92,8 +97,8 @@ def test_every_kind_of_input_gives_the_same(pipe, tmp_path, request):
 
 
 @pytest.mark.parametrize("name", ["librosa__198-209-0000.ogg", "facebookresearch__bach.mp3"])
-def test_real_files_equal_one_shot(pipe, name, request):
-    path = request.path.parent / "data" / "audio_cases" / name
+def test_real_files_equal_one_shot(pipe, name):
+    path = TESTS / "data" / "audio_cases" / name
     expected = embed_slowly(pipe, load_audio(path))
     assert torch.allclose(pipe(path).embeddings, expected, **BLOCK_TOLERANCE)
 
@@ -127,6 +132,157 @@ def test_postprocess_needs_a_postprocessor(tiny_model_folder):
         ValueError, match="with a post-processor for postprocess='pca', this one has"
     ):
         pipe((torch.zeros(100), 16_000), postprocess="pca")
+
+
+def test_any_sequence_of_clips_is_many(pipe, tmp_path):
+    pd = pytest.importorskip("pandas")
+    for number in range(3):
+        sound = np.sin(np.arange(16_000 * (number + 1)) / 10)
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16_000)
+    paths = sorted(tmp_path.glob("*.wav"))
+    names = [str(path) for path in paths]
+    expected = [len(pipe(path)) for path in paths]
+    assert expected == [1, 2, 3]
+    for inputs in (
+        paths,
+        tuple(paths),
+        tuple(names),
+        np.array(names),
+        np.array(paths, dtype=object),
+        pd.Series(names),
+        deque(names),
+        tmp_path.glob("[0-2].wav"),
+        (path for path in paths),
+        find_clips([str(tmp_path)]),
+        tuple((torch.zeros(16_000 * count), 16_000) for count in (1, 2, 3)),
+    ):
+        assert sorted(map(len, pipe(inputs))) == expected
+    # two of them are no array and its rate
+    assert [len(out) for out in pipe(tuple(names[:2]))] == [1, 2]
+    one = pipe(find_clips([str(tmp_path)])[0])
+    assert isinstance(one, VGGishOutput)
+
+
+def test_a_lazy_column_is_many(pipe, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(16_000 * (number + 1)), 16_000)
+    paths = [str(path) for path in sorted(tmp_path.glob("*.wav"))]
+    rows = datasets.Dataset.from_dict({"audio": paths, "path": paths})
+    rows = rows.cast_column("audio", datasets.Audio(decode=False))
+    for column in (rows["audio"], rows["path"], rows.with_format("numpy")["path"]):
+        assert [len(out) for out in pipe(column)] == [1, 2]
+
+
+def test_a_numpy_rate_makes_a_pair_and_no_list(pipe):
+    for wave in (torch.zeros(32_000), np.zeros(32_000)):
+        out = pipe((wave, np.int64(16_000)))
+        assert isinstance(out, VGGishOutput)
+
+
+@pytest.mark.parametrize(
+    "array", [torch.zeros(16_000), np.zeros(16_000), torch.zeros(2, 16_000), None, 5]
+)
+def test_an_array_without_a_rate_is_no_list_of_clips(pipe, array):
+    with pytest.raises(TypeError, match=r"input 0: Expected audio as a path"):
+        pipe(array)
+
+
+@pytest.mark.parametrize("inputs", ["a.wav", b"RIFF", {"path": "a.wav"}, (torch.zeros(9), 16_000)])
+def test_a_stream_of_one_clip_is_a_mistake(pipe, inputs):
+    with pytest.raises(ValueError, match=r"Expected many clips, got one .*; pass it in a list"):
+        pipe.stream(inputs)
+
+
+def test_limits(pipe, tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.zeros(48_000), 16_000)
+    limits = AudioLimits(max_seconds=2)
+    reported = []
+    for isolated in (False, True):
+        assert len(pipe(tmp_path / "long.wav", isolated=isolated)) == 3
+        with pytest.raises(AudioError, match=r"long\.wav: Expected audio of at most 2 seconds"):
+            pipe(tmp_path / "long.wav", limits=limits, isolated=isolated)
+        clips = [tmp_path / "long.wav", (torch.zeros(48_000), 16_000)]
+        outputs = pipe.stream(
+            clips, limits=limits, isolated=isolated, on_error=lambda i, *_: reported.append(i)
+        )
+        assert [out.index for out in outputs] == [1]
+    assert reported == [0, 0]
+
+
+def child_processes():
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {pid for path in children for pid in path.read_text().split()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_isolated_decoding_is_in_other_processes_and_gives_the_same(pipe):
+    paths = [
+        TESTS / "data" / "audio_cases" / name
+        for name in ("librosa__198-209-0000.ogg", "facebookresearch__bach.mp3")
+    ]
+    before = child_processes()
+    stream = pipe.stream(paths, isolated=True)
+    first = next(stream)
+    assert child_processes() > before
+    outputs = [first, *stream]
+    assert child_processes() == before
+    for isolated, here in zip(outputs, pipe(paths), strict=True):
+        assert torch.equal(isolated.embeddings, here.embeddings)
+    stream = pipe.stream(paths, isolated=True)
+    next(stream)
+    stream.close()
+    assert child_processes() == before
+
+
+def test_decode_takes_the_place_of_limits(pipe):
+    for options in ({"isolated": True}, {"limits": AudioLimits(max_seconds=1)}):
+        with pytest.raises(ValueError, match="either `decode` or `limits`"):
+            pipe.stream([], decode=open_audio, **options)
+
+
+class TestNamesInErrors:
+    def test_each_kind_of_input(self, pipe, tmp_path):
+        broken = tmp_path / "broken.wav"
+        broken.write_bytes(b"RIFF....WAVE")
+        good = (torch.zeros(16_000), 16_000)
+        for source in (broken, str(broken), {"path": str(broken)}, find_clips([str(broken)])[0]):
+            with pytest.raises(AudioError) as raised:
+                pipe([good, source])
+            assert str(raised.value).startswith(f"{broken}: libsndfile")
+        with broken.open("rb") as file, pytest.raises(AudioError) as raised:
+            pipe([good, file])
+        assert str(raised.value).startswith(f"{broken}: libsndfile")
+        with pytest.raises(AudioError, match=r"^input 1: libsndfile"):
+            pipe([good, broken.read_bytes()])
+
+    def test_a_name_is_not_said_twice(self, pipe, tmp_path):
+        gone = tmp_path / "gone.wav"
+        with pytest.raises(FileNotFoundError) as raised:
+            pipe(gone)
+        assert str(raised.value).count(str(gone)) == 1
+
+    def test_secrets_are_not_shown(self, pipe):
+        for address in (
+            "https://me:word@localhost:9/a.wav",
+            "https://localhost:9/a.wav?X-Amz-Signature=word",
+        ):
+            with pytest.raises(ValueError, match=r"find_clips\(\[url\]\)") as raised:
+                pipe([address])
+            assert "word" not in str(raised.value)
+            assert "https://localhost:9/a.wav" in str(raised.value)
+            failed = tuple(find_clips([address]))
+            with pytest.raises(OSError, match=r"https://localhost:9/a\.wav") as raised:
+                pipe(failed)
+            assert "word" not in str(raised.value)
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="the file system takes UTF-8 names alone")
+    def test_a_name_that_is_no_text(self, pipe, tmp_path):
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+        Path(path).write_bytes(b"RIFF....WAVE")
+        with pytest.raises(AudioError, match="libsndfile") as raised:
+            pipe(path)
+        str(raised.value).encode()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +340,7 @@ def test_a_bad_clip_raises_or_is_reported(pipe, clips, tmp_path):
     inputs = [clips[0], broken, clips[1], (torch.full((99_999,), torch.nan), 16_000), clips[4]]
     with pytest.raises(AudioError, match="libsndfile") as raised:
         list(pipe.stream(inputs))
-    assert raised.value.__notes__ == [f"in input 1 ({broken})"]
+    assert str(raised.value).startswith(f"{broken}: libsndfile cannot open it")
     reported = []
     outputs = list(pipe.stream(inputs, on_error=lambda *found: reported.append(found)))
     assert [out.index for out in outputs] == [0, 2, 4]
@@ -257,6 +413,40 @@ def test_provenance(pipe, small_model_folder):
         ["sha256sum", small_model_folder / "model.safetensors"], capture_output=True, check=True
     )
     assert provenance["weights_sha256"] == digest.stdout.split()[0].decode()
+
+
+def test_it_says_what_it_is(pipe, small_model, small_model_folder):
+    shown = f"VGGishPipeline(model: {str(small_model_folder)!r}, device: cpu, dtype: float32)"
+    assert repr(pipe) == shown
+    made = VGGishPipeline(VGGishFeatureExtractor(), small_model)
+    assert repr(made) == "VGGishPipeline(model: of no file, device: cpu, dtype: float32)"
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float64"])
+def test_a_dtype_by_its_name(small_model_folder, name):
+    pipe = VGGishPipeline.from_pretrained(small_model_folder, dtype=name)
+    assert pipe.model.dtype == getattr(torch, name)
+    assert f"dtype: {name}" in repr(pipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"hop": 0.5}, TypeError, "among revision, .*, padding, example_hop_seconds, got "),
+        ({"hop": 0.5}, TypeError, r"got 'hop'$"),
+        ({"dtype": "int8"}, ValueError, "`dtype` to be one of 'float32', .* got 'int8'"),
+        ({"device": "abacus"}, ValueError, "a device of this machine, got 'abacus'"),
+        pytest.param(
+            {"device": "cuda"},
+            ValueError,
+            "a device of this machine, got 'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_options_are_checked_before_anything_is_fetched(options, error, message):
+    with pytest.raises(error, match=message):
+        VGGishPipeline.from_pretrained("org/none", **options)
 
 
 def test_extractor_and_model_must_fit(small_model):

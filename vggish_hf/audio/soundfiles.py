@@ -1,0 +1,110 @@
+"""Decode with soundfile."""
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+import soundfile
+
+from vggish_hf.audio.blocks import RawAudio, RawBlocks, block_length
+from vggish_hf.audio.containers import is_media_container
+from vggish_hf.audio.foreign import describe_foreign
+from vggish_hf.audio.limits import AudioError, AudioLimits, UnknownFormatError
+from vggish_hf.audio.parts import EncodedContent, FilePart
+from vggish_hf.audio.streams import Stream, open_stream
+
+# By what libsndfile calls them; FLAC compresses those of its own.
+_SAMPLE_BYTES = {
+    "ALAW": 1,
+    "ULAW": 1,
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
+
+
+class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its start to its end, and never looked at by its name.
+
+    libsndfile takes `._x.mp3` beside `x.mp3` for a part of it, and a name may be no UTF-8: it gets
+    an open file. Of a file that can seek, soundfile seeks to the position where it is after every
+    read; in MP3 that loses what the next frame borrows from those before it.
+    """
+
+    _opened: BinaryIO | None = None
+
+    def __init__(self, file: Path | BinaryIO) -> None:
+        self._opened = file.open("rb") if isinstance(file, Path) else file
+        try:
+            source = self._opened.fileno() if isinstance(file, Path) else file
+            super().__init__(source, closefd=False)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        if self._opened is not None:
+            self._opened.close()
+
+    def seekable(self) -> bool:
+        """Keep soundfile from seeking."""
+        return False
+
+
+def open_sound(file: Path | EncodedContent, stream: Stream, limits: AudioLimits) -> RawAudio:
+    """Open with soundfile.
+
+    Raises:
+        UnknownFormatError: It cannot open it, torchcodec may; the message is its reason.
+        AudioError: FFmpeg may not see it either, or it is beyond the limits.
+    """
+    try:
+        # libsndfile tells a format by content.
+        sound = SequentialSoundFile(open_stream(file, stream))
+    except (soundfile.SoundFileError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        with closing(FilePart(file, stream.start, stream.end)) as content:
+            if is_media_container(content):
+                raise UnknownFormatError(reason) from None
+            foreign = describe_foreign(content)
+        raise AudioError(
+            f"not audio, but {foreign}"
+            if foreign
+            else f"libsndfile cannot open it ({reason}), and FFmpeg does not get to see files of "
+            "unknown formats"
+        ) from None
+    num_bytes = stream.end - stream.start
+    width = _SAMPLE_BYTES.get(sound.subtype)
+    try:
+        limits.check_format(sound.samplerate, sound.channels)
+        if width is not None and sound.frames * sound.channels * width <= num_bytes:
+            limits.check_duration(sound.frames, sound.samplerate)
+    except AudioError:
+        sound.close()
+        raise
+    return RawAudio(sound.samplerate, _read_blocks(sound, stream.max_samples))
+
+
+def _read_blocks(sound: SequentialSoundFile, max_samples: int | None) -> RawBlocks:
+    length = block_length(sound.samplerate, sound.channels)
+    remaining = sys.maxsize if max_samples is None else max_samples
+    received = 0
+    with sound:
+        while received < remaining:
+            try:
+                block = sound.read(
+                    min(length, remaining - received), dtype="float32", always_2d=True
+                )
+            except soundfile.SoundFileError as error:
+                raise AudioError(f"decoding failed after {received} samples: {error}") from None
+            if not len(block):
+                break
+            received += len(block)
+            yield block

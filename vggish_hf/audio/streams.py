@@ -1,0 +1,164 @@
+"""The audio streams of a file: files that were joined end to end hold several.
+
+Decoders stop where the first one ends, or take the header of the next one for samples.
+"""
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from vggish_hf.audio import flac, mpeg, sizes
+from vggish_hf.audio.containers import skip_id3
+from vggish_hf.audio.limits import AudioError
+from vggish_hf.audio.parts import EncodedContent, FilePart
+
+# What each kind of stream begins with: bytes to search for, and what must be there.
+_WAV = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
+_AIFF = re.compile(rb"FORM....AIF[FC]", re.DOTALL)
+_AU = re.compile(rb"\.snd\0\0...{4}\0\0\0[\x01-\x1d]\0[\0-\x0b]..\0\0\0[\x01-\x20]", re.DOTALL)
+_CAF = re.compile(rb"caff\0\x01\0\0desc")
+_W64 = re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb")
+_VOC = re.compile(rb"Creative Voice File\x1a")
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_OGG = re.compile(rb"OggS\0[\x02\x06]")
+_MP4 = re.compile(rb"\0\0\0[\x0c-\x7f]ftyp[ -~]{4}")
+_MATROSKA = re.compile(rb"\x1aE\xdf\xa3.{1,8}B[\x86\xf7\xf2\xf3\x82\x87\x85]", re.DOTALL)
+_FLV = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09")
+_ASF = re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c")
+
+_NEEDLES: dict[re.Pattern[bytes], tuple[bytes, ...]] = {
+    _WAV: (b"RIFF", b"RIFX", b"RF64", b"BW64"),
+    _AIFF: (b"FORM",),
+    _AU: (b".snd\0\0",),
+    _CAF: (b"caff\0\1\0\0",),
+    _W64: (b"riff\x2e\x91\xcf\x11",),
+    _VOC: (b"Creative Voice File\x1a",),
+    _FLAC: (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"),
+    _OGG: (b"OggS\0\2", b"OggS\0\6"),
+    _MP4: (b"ftyp",),
+    _MATROSKA: (b"\x1aE\xdf\xa3",),
+    _FLV: (b"FLV\1",),
+    _ASF: (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",),
+}
+_NEEDLE_OFFSETS = {_MP4: 4}
+_HEAD_BYTES = 32
+# Kinds that may follow one another; the others may hold files of these kinds, and are followed by
+# their own kind alone.
+_PLAIN = (_WAV, _AIFF, _AU, _CAF, _W64, _VOC, _FLAC, _OGG)
+
+_MAX_STREAMS = 10_000
+# From the smallest frame of MPEG audio to the largest one.
+_MPEG_CLAIM = 64
+
+
+class Stream(NamedTuple):
+    """A part of a file that a decoder can read from its start to its end."""
+
+    start: int
+    end: int
+    replaced: Mapping[int, int] = {}
+    """Bytes of its header to correct, by their position in it."""
+    claimed_bytes: int | None = None
+    """The size to pretend, where a decoder would derive too small a number of samples from it."""
+    max_samples: int | None = None
+    """How many samples to ask the decoder for; None for all."""
+
+
+def find_streams(file: Path | EncodedContent) -> Generator[Stream, None, None]:
+    """Find the streams of a file, one after the other; at least one.
+
+    Raises:
+        AudioError: A header announces fewer samples than follow it, or there are too many streams.
+    """
+    position: int | None = 0
+    count = 0
+    while position is not None:
+        # Nothing is open while the streams are read.
+        with closing(FilePart(file)) as content:
+            streams, position = _streams_at(content, position)
+        count += len(streams)
+        if count > _MAX_STREAMS:
+            raise AudioError(f"it holds more than {_MAX_STREAMS} joined files")
+        yield from streams
+
+
+def open_stream(file: Path | EncodedContent, stream: Stream) -> Path | BinaryIO:
+    """Return what a decoder reads: the file itself where it can, which is the fastest."""
+    is_whole = stream.start == 0 and stream.end == _file_size(file)
+    if is_whole and not stream.replaced and stream.claimed_bytes is None:
+        return file if isinstance(file, Path) else EncodedContent(file.getvalue())  # no copy
+    part = FilePart(
+        file,
+        stream.start,
+        stream.end,
+        replaced=stream.replaced,
+        claimed_bytes=stream.claimed_bytes,
+    )
+    return cast(BinaryIO, part)
+
+
+def _file_size(file: Path | EncodedContent) -> int:
+    """Return the size of a file in bytes."""
+    return file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
+
+
+def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | None]:
+    """Find the stream at a position, or those of MPEG audio, and where the next one is."""
+    start = skip_id3(content, position)
+    head = content.read_at(start, _HEAD_BYTES)
+    kind = next((kind for kind in _NEEDLES if kind.match(head)), None)
+    if kind is None and mpeg.SYNC.match(head):
+        return _mpeg_streams(content, start)
+    size = sizes.find_sample_size(content, start)
+    is_whole = size is not None and sizes.ends_with_chunks(content, size, content.size)
+    following = None
+    if size is not None and content.size - start > sizes.MAX_BYTES_OF_32_BITS and not is_whole:
+        sizes.correct_size(content, size, content.size)  # raises before gigabytes are searched
+    if kind is not None and not is_whole:
+        following = _find_next(content, _skip_first_pages(content, start), kind)
+    end = content.size if following is None else following
+    replaced = {} if size is None else sizes.correct_size(content, size, end)
+    stream = Stream(
+        position,
+        end,
+        {place - position: byte for place, byte in replaced.items()},
+        max_samples=flac.count_samples(content, start, end) if kind is _FLAC else None,
+    )
+    return [stream], following
+
+
+def _mpeg_streams(content: FilePart, start: int) -> tuple[list[Stream], int | None]:
+    runs = list(islice(mpeg.find_runs(content, start), _MAX_STREAMS + 1))
+    following = _find_next(content, runs[-1].end, _WAV) if runs else None
+    if not runs or (len(runs) == 1 and runs[0].has_info and following is None):
+        return [Stream(0, content.size)], None
+    streams = [
+        Stream(start, end, claimed_bytes=None if has_info else _MPEG_CLAIM * (end - start))
+        for start, end, has_info in runs
+    ]
+    return streams, following
+
+
+def _find_next(content: FilePart, start: int, kind: re.Pattern[bytes]) -> int | None:
+    """Return where the next stream begins that may follow one of a kind; None if nowhere."""
+    kinds = _PLAIN if kind in _PLAIN else (kind,)
+    needles = tuple(needle for other in kinds for needle in _NEEDLES[other])
+    offset = _NEEDLE_OFFSETS.get(kind, 0)
+    while (place := content.find(needles, start)) is not None:
+        head = content.read_at(place - offset, _HEAD_BYTES)
+        if any(other.match(head) for other in kinds):
+            return place - offset
+        start = place + 1
+    return None
+
+
+def _skip_first_pages(content: FilePart, start: int) -> int:
+    """Return a position after a head; in Ogg, after the heads of all that it multiplexes."""
+    position = start
+    while _OGG.match(head := content.read_at(position, 27)) and len(head) == 27:
+        lengths = content.read_at(position + 27, head[26])
+        position += 27 + len(lengths) + sum(lengths)
+    return max(position, start + 8)

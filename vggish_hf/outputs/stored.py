@@ -1,0 +1,94 @@
+"""What files and folders hold stored embeddings, whatever wrote them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from vggish_hf.inputs.addresses import has_ending
+from vggish_hf.outputs.folder import EmbeddingFolder
+from vggish_hf.outputs.npz_reading import EmbeddingArrays
+from vggish_hf.outputs.parts import find_repeated
+from vggish_hf.outputs.reading import EmbeddingFile, NamedEmbeddings
+from vggish_hf.provenance import provenance_differences
+
+_MANIFEST = ".embeddings.json"
+
+
+class StoredEmbeddings(Protocol):
+    """The embeddings of clips in a file, or in the files of a folder."""
+
+    path: str | Path
+    size: int
+    provenance: dict[str, Any]
+    has_metadata: bool
+
+    def clips(self) -> Iterator[NamedEmbeddings]:
+        """Read the clips in order."""
+
+
+def open_embeddings(path: str | Path) -> StoredEmbeddings:
+    """Open a file of embeddings, `.npz` or Parquet.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else, or is damaged.
+    """
+    return EmbeddingArrays(path) if has_ending(str(path), {".npz"}) else EmbeddingFile(path)
+
+
+def is_embedding_folder(path: str | Path) -> bool:
+    """Tell whether `vggish-hf embed` has made a folder of embeddings of it."""
+    return Path(path, _MANIFEST).is_file()
+
+
+class StoredFolder:
+    """The embeddings in a folder that `vggish-hf embed` has written, or is still writing.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ValueError: It holds no embeddings yet, or a file is damaged or was made from something
+            else.
+
+    Attributes:
+        path: The folder.
+        provenance: What its files say of the embeddings' origin.
+        has_metadata: Whether all of its files have the metadata that this package writes.
+        size: Length of an embedding.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path: str | Path = path
+        self._folder = EmbeddingFolder(path)
+        self._parts = sorted(Path(path).glob("*.parquet"))
+        if not self._parts:
+            raise ValueError(f"Expected embeddings in {str(path)!r}, it holds none yet")
+        files = [EmbeddingFile(part) for part in self._parts]
+        self.size = files[0].size
+        self.provenance = files[0].provenance
+        self.has_metadata = all(file.has_metadata for file in files)
+        for file in files[1:]:
+            differences = provenance_differences(self.provenance, file.provenance)
+            if differences and file.has_metadata and files[0].has_metadata:
+                raise ValueError(
+                    f"Expected embeddings that were made alike in {str(path)!r}, {file.path!r} "
+                    f"differs: {'; '.join(differences)}"
+                )
+
+    def clips(self) -> Iterator[NamedEmbeddings]:
+        """Read the clips, each once: a job that has not finished may have written one twice.
+
+        Raises:
+            ValueError: A file is damaged.
+        """
+        _, repeated = find_repeated(self._parts)
+        for part in self._parts:
+            again = repeated.get(part, set())
+            for name, rows in EmbeddingFile(part).clips():
+                if name not in again:
+                    yield name, rows
+
+    def failed(self) -> dict[str, str]:
+        """List the clips that could not be embedded, and why."""
+        return self._folder.failed()
