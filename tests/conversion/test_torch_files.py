@@ -165,7 +165,9 @@ class TestHostileFiles:
         assert sum(map(bool, complaints)) > 20
         assert not any("\n" in text for text in complaints)
 
-    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    @pytest.mark.filterwarnings(
+        "ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning"
+    )
     def test_a_scripted_module(self, path):
         torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(2)).save(path)
         refused(load_torch_file, path, "torch cannot read")

@@ -164,7 +164,9 @@ def test_compiles_as_one_graph(rate, generator):
 
 
 @pytest.mark.filterwarnings(
-    "ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning"
+    "ignore::torch.jit.TracerWarning",
+    "ignore:`torch.jit.trace:DeprecationWarning",
+    "ignore:`torch.jit:FutureWarning",
 )
 def test_a_trace_serves_other_lengths(generator):
     extractor = VGGishFeatureExtractor()

@@ -232,7 +232,6 @@ def test_two_processes_draw_once(clips, tmp_path):
         from lightning.pytorch.loggers import CSVLogger
         from tones import CLASSES, TINY, load, make_trainer
         from vggish_hf.lightning import EmbeddingProjector, VGGishClassifier
-from vggish_hf.plotting import draw_confusion
 
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is", FutureWarning)
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")

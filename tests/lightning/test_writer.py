@@ -314,7 +314,7 @@ def test_other_weights_of_one_s_own_are_refused(tmp_path):
     module = Own([{"id": ["a"], "embedding": rows(1.0)}])
     predict(module, None, VGGishEmbeddingWriter(tmp_path))
     torch.nn.init.zeros_(module.weight)
-    with pytest.raises(ValueError, match="weights_sha256"):
+    with pytest.raises(ValueError, match="state_sha256"):
         predict(module, None, VGGishEmbeddingWriter(tmp_path))
 
 
@@ -324,7 +324,7 @@ def test_weights_that_a_checkpoint_brings_are_the_ones_that_count(tmp_path):
     predict(module, None, VGGishEmbeddingWriter(out))
     state = {"weight": torch.zeros(1)}
     torch.save({"state_dict": state, "pytorch-lightning_version": pl.__version__}, tmp_path / "c")
-    with pytest.raises(ValueError, match="weights_sha256"):
+    with pytest.raises(ValueError, match="state_sha256"):
         predict(module, None, VGGishEmbeddingWriter(out), ckpt_path=tmp_path / "c")
 
 

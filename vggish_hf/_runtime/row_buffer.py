@@ -13,6 +13,7 @@ class RowBuffer:
         capacity: Rows that there is room for from the first one on.
 
     Example:
+        >>> import torch
         >>> buffer = RowBuffer()
         >>> buffer.append(torch.zeros(2, 3))
         >>> buffer.append(torch.ones(1, 3))

@@ -37,6 +37,7 @@ class IsolatedDecoders:
 
     Example:
         >>> import io, soundfile
+        >>> import numpy as np
         >>> file = io.BytesIO()
         >>> soundfile.write(file, np.zeros(8000), 8000, format="WAV")
         >>> with IsolatedDecoders() as decoders:

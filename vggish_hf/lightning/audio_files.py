@@ -74,7 +74,7 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
     Example:
         >>> batches = AudioFileBatches(find_clips(["gone.wav"]), VGGishFeatureExtractor())
         >>> [batch["failed"] for batch in batches]
-        [[FailedInput(id='gone.wav', reason="Expected an audio file, there is none at 'gone.wav'")]]
+        [[FailedInput(id='gone.wav', reason="No such audio file: 'gone.wav'")]]
     """
 
     def __init__(
