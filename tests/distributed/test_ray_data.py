@@ -24,6 +24,9 @@ from vggish_hf import VGGishPipeline
 from vggish_hf.distributed.cluster import Share, check_answers, share_cluster
 from vggish_hf.outputs.folder import EmbeddingFolder
 
+# One cluster at a time: two would only take turns on the machine.
+pytestmark = pytest.mark.xdist_group("ray")
+
 AUDIO = TESTS / "data" / "audio_cases"
 NODES = 2
 ENVIRONMENT = {
