@@ -99,5 +99,5 @@ def test_what_cannot_be_decoded_is_named(load, tmp_path):
     text = AUDIO / "index.json"
     with pytest.raises(AudioError, match=f"{text}: not audio, but JSON"):
         load(text)
-    with pytest.raises(FileNotFoundError, match=r"none at .*missing\.wav"):
+    with pytest.raises(FileNotFoundError, match=r"No such audio file: .*missing\.wav"):
         load(tmp_path / "missing.wav")
