@@ -33,7 +33,8 @@ class VGGishPipeline:
 
     Args:
         extractor: The front end.
-        model: The network; its device and dtype are the pipeline's.
+        model: The network; its device and dtype are the pipeline's. A write to a few weights through
+            `.data` may go unnoticed: write under `torch.no_grad()`, or make a new pipeline after it.
 
     Example:
         >>> from vggish_hf import VGGishConfig, VGGishFeatureConfig
