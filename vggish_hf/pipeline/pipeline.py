@@ -33,7 +33,8 @@ class VGGishPipeline:
 
     Args:
         extractor: The front end.
-        model: The network; its device and dtype are the pipeline's.
+        model: The network; its device and dtype are the pipeline's. The pipeline may miss writes
+            to a few weights through `.data`: write under `torch.no_grad()`, or make a new pipeline.
 
     Example:
         >>> from vggish_hf import VGGishConfig, VGGishFeatureConfig
