@@ -209,6 +209,27 @@ def test_audiosets_ontology():
         assert "abstract" not in node.restrictions
 
 
+def test_descendants(tmp_path):
+    """Each once, at any depth, and without the class itself even where the file goes round."""
+    classes = {"a": "bc", "b": "d", "c": "de", "d": "", "e": "a"}
+    entries = [entry(mid, mid.upper(), *children) for mid, children in classes.items()]
+    ontology = Ontology(write_ontology(tmp_path / "ontology.json", *entries))
+    assert list(ontology.descendants("a")) == ["b", "c", "d", "e"]
+    assert list(ontology.descendants("C")) == ["d", "e", "a", "b"]
+    assert ontology.descendants("d") == {}
+    assert ontology.descendants("a")["e"] is ontology.nodes["e"]
+    with pytest.raises(ValueError, match="Expected the mid or the name of a class, got 'x'"):
+        ontology.descendants("x")
+
+
+@needs_shared
+def test_descendants_of_music():
+    music = Ontology(AUDIOSET / "ontology.json").descendants("Music")
+    names = {node.name for node in music.values()}
+    assert {"Cowbell", "Guitar", "Jazz"} < names
+    assert not {"Music", "Speech", "Dog"} & names
+
+
 def test_import_stays_light():
     code = (
         "import sys, vggish_hf.audioset.labels, vggish_hf.audioset.released.records\n"

@@ -21,6 +21,7 @@ import soundfile
 from folders import TESTS
 
 from vggish_hf import VGGishPipeline
+from vggish_hf.distributed import ray_data
 from vggish_hf.distributed.cluster import Share, check_answers, share_cluster
 from vggish_hf.outputs.folder import EmbeddingFolder
 
@@ -234,6 +235,17 @@ def test_a_local_folder_named_as_a_built_in_model(engine, lively_model_folder, t
         assert sha256 == VGGishPipeline.from_pretrained("demo").weights_sha256
 
 
+@pytest.mark.parametrize("name", ["mine", "mine/model.safetensors", "./mine/"])
+def test_a_relative_model_is_the_same_from_every_folder(
+    name, lively_model_folder, tmp_path, monkeypatch
+):
+    shutil.copytree(lively_model_folder, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    found = ray_data._same_everywhere(name, VGGishPipeline.from_pretrained(name))
+    assert found == str(tmp_path / Path(name))
+    assert ray_data._same_everywhere("demo", VGGishPipeline.from_pretrained("demo")) == "demo"
+
+
 @pytest.mark.slow
 def test_one_processor_is_enough(cluster, lively_model_folder, tmp_path):
     clips = faults.make_clips(tmp_path / "files", 3)
@@ -265,6 +277,7 @@ def listener():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_the_cluster_of_the_tests_answers(cluster):
     check_answers(cluster.address)
     check_answers(None)

@@ -212,6 +212,33 @@ class Ontology:
         """
         return _find(key, self._by_key)
 
+    def descendants(self, key: str) -> dict[str, OntologyNode]:
+        """List the classes below a class, at any depth.
+
+        Args:
+            key: The mid or the name of the class.
+
+        Returns:
+            The classes by mid, each once, without the class itself.
+
+        Raises:
+            ValueError: There is no such class.
+
+        Example:
+            >>> music = ontology.descendants("Music")  # doctest: +SKIP
+            >>> "/m/0239kh" in music  # Cowbell  # doctest: +SKIP
+            True
+        """
+        top = self.find(key)
+        found: dict[str, OntologyNode] = {}
+        waiting = list(top.children)
+        while waiting:
+            mid = waiting.pop(0)
+            if mid not in found and mid != top.mid:
+                found[mid] = self.nodes[mid]
+                waiting += found[mid].children
+        return found
+
 
 def _find(key: str, table: dict[str, T]) -> T:
     if key in table:

@@ -192,11 +192,12 @@ def _note_rows(
 def _same_everywhere(model: str | Path, pipeline: VGGishPipeline) -> str:
     """Name a model so that it means the same from the folders of Ray's processes.
 
-    What a name means has been decided by loading it: a local folder is one that was loaded from.
+    What a name means has been decided by loading it: it is local if it was loaded from there.
     """
     found = pipeline.weights_path
-    if found is not None and os.path.isdir(model) and os.path.samefile(model, found.parent):
-        return os.path.abspath(model)
+    path = Path(model).expanduser()
+    if found is not None and any(path.exists() and path.samefile(p) for p in (found, found.parent)):
+        return os.path.abspath(path)
     return str(model)
 
 

@@ -4,13 +4,15 @@ import io
 import os
 import shutil
 import subprocess
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 from clip_sources import AUDIO, IDS, SPEECH, write_folder
 
-from vggish_hf.audio import AudioError, load_audio
+from vggish_hf.audio import AudioError, DecoderStartError, IsolatedDecoders, load_audio
 from vggish_hf.audioset.clips import cutting
 from vggish_hf.audioset.clips.cutting import Clip, cut_clip, read_clips
 from vggish_hf.audioset.clips.index import LeftOut, index_clips
@@ -207,6 +209,36 @@ def test_read_clips(clips, tmp_path):
     assert isinstance(found[IDS[2]], LeftOut)
     assert "Format not recognised" in found[IDS[2]].reason
     assert found[IDS[3]] == Clip(segments[IDS[3]], f"{IDS[3]}_2000_4000.wav", SPEECH)
+
+
+def test_cuts_do_not_tell_when_they_were_made():
+    content = encode(noise(8), "WAV", "FLOAT")
+    at = content.index(b"PEAK") + 12
+    assert abs(int.from_bytes(content[at : at + 4], "little") - time.time()) < 60
+    cut = cut_clip(content, segment(3, 5))
+    assert cut.index(b"PEAK") + 12 == at
+    assert cut[at : at + 4] == bytes(4)
+    assert np.array_equal(decode(cut)[0], decode(content)[0][3 * RATE : 5 * RATE])
+
+
+def test_decoders_of_this_process_see_only_what_is_cut(clips, monkeypatch):
+    before = by_id(read_clips(clips.read(), in_memory=False))
+
+    def refuse(*_arguments, **_options):
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", refuse)
+    monkeypatch.setattr(cutting, "_cut_with_soundfile", refuse)
+    whole = [file for file in clips.read() if file.segment.video_id != IDS[1]]
+    found = by_id(read_clips(whole, in_memory=False))
+    assert found == {name: clip for name, clip in before.items() if name != IDS[1]}
+
+
+def test_a_decoder_that_cannot_be_started_is_no_clips_fault(clips, monkeypatch):
+    hasty = partial(IsolatedDecoders, timeout_seconds=1e-6)
+    monkeypatch.setattr(cutting, "IsolatedDecoders", hasty)
+    with pytest.raises(DecoderStartError):
+        list(read_clips(clips.read(), in_memory=False))
 
 
 def test_files_may_stay_where_they_are(clips, tmp_path):

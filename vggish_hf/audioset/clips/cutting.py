@@ -25,7 +25,14 @@ import soundfile
 from numpy.typing import NDArray
 
 from vggish_hf._runtime.prefetch import prefetch
-from vggish_hf.audio import AUDIO_EXTENSIONS, AudioError, open_audio
+from vggish_hf.audio import (
+    AUDIO_EXTENSIONS,
+    AudioError,
+    Decoder,
+    DecoderStartError,
+    IsolatedDecoders,
+    open_audio,
+)
 from vggish_hf.audio.parts import EncodedContent
 from vggish_hf.audio.soundfiles import SequentialSoundFile
 from vggish_hf.audioset.clips.index import ClipFile, LeftOut
@@ -58,6 +65,7 @@ _CONTENTS = {
     ".mp3": rb"ID3|\xff[\xe0-\xff]",
 }
 _MAX_FLAC_CHANNELS = 8
+_MAX_WAV_HEADER_BYTES = 100  # up to the chunk after `fmt ` and `fact`
 _MAX_BLOCK_VALUES = 1 << 20
 
 
@@ -81,6 +89,9 @@ def read_clips(
 ) -> Iterator[Clip | LeftOut]:
     """Read clips, decode each of them to its end, and cut them out of whole videos.
 
+    Files are decoded in processes of their own. A clip is cut in this one, out of what such a
+    process has decoded before.
+
     Args:
         files: The clips' files; read `num_workers` ahead.
         in_memory: Whether every clip's content is read, or that of a file of its own left where it
@@ -92,9 +103,10 @@ def read_clips(
         The clips in the order of their files, and in place of one that cannot be used, why.
     """
     loaded = ((file, _load(file)) for file in files)
-    prepare = partial(_prepare, in_memory=in_memory, verify=verify)
-    for _, clips in prefetch(loaded, prepare, num_workers=num_workers, depth=1):
-        yield from clips
+    with IsolatedDecoders() as decoders:
+        prepare = partial(_prepare, in_memory=in_memory, verify=verify, decode=decoders.open)
+        for _, clips in prefetch(loaded, prepare, num_workers=num_workers, depth=1):
+            yield from clips
 
 
 def _load(file: ClipFile) -> Path | bytes | ClipError:
@@ -105,7 +117,10 @@ def _load(file: ClipFile) -> Path | bytes | ClipError:
 
 
 def _prepare(
-    loaded: tuple[ClipFile, Path | bytes | ClipError], in_memory: bool, verify: bool
+    loaded: tuple[ClipFile, Path | bytes | ClipError],
+    in_memory: bool,
+    verify: bool,
+    decode: Decoder,
 ) -> Iterator[Clip | LeftOut]:
     file, content = loaded
     segment, name = file.segment, file.name
@@ -113,7 +128,7 @@ def _prepare(
         if isinstance(content, ClipError):
             raise content
         is_known = file.is_cut and not verify
-        cut = None if is_known else cut_clip(content, segment, is_cut=file.is_cut)
+        cut = None if is_known else cut_clip(content, segment, is_cut=file.is_cut, decode=decode)
         if cut is not None:
             ending = "flac" if cut.startswith(b"fLaC") else "wav"
             content, name = cut, f"{segment.video_id}.{ending}"
@@ -122,6 +137,8 @@ def _prepare(
             content = content.read_bytes()
         if isinstance(content, bytes):
             name = _with_ending(name, content)
+    except DecoderStartError:
+        raise
     # torchcodec raises RuntimeError.
     except (ValueError, OSError, RuntimeError) as error:
         yield LeftOut(segment.video_id, str(error))
@@ -139,7 +156,13 @@ def _with_ending(name: str, content: bytes) -> str:
     return name
 
 
-def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -> bytes | None:
+def cut_clip(
+    content: Path | bytes,
+    segment: Segment,
+    *,
+    is_cut: bool = False,
+    decode: Decoder = open_audio,
+) -> bytes | None:
     """Cut a clip out of a file, unless the file holds it alone.
 
     Every sample of the clip is decoded, so that what returns is known to be whole.
@@ -148,6 +171,7 @@ def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -
         content: The file's path, or what it holds.
         segment: The clip.
         is_cut: Whether the file's name says that it holds the clip alone.
+        decode: Opens the file.
 
     Returns:
         None where the file holds the clip alone. Else the clip as FLAC, for integers of up to 24
@@ -157,14 +181,15 @@ def cut_clip(content: Path | bytes, segment: Segment, *, is_cut: bool = False) -
         AudioError: The file cannot be decoded.
         ClipError: It is neither the clip nor the whole video.
     """
-    stream = open_audio(content)
-    limit = math.inf if is_cut else (segment.duration + MARGIN) * stream.sampling_rate
+    stream = decode(content)
+    rate = stream.sampling_rate
+    longest = math.inf if is_cut else (segment.duration + MARGIN) * rate
     samples = 0
     for block in stream.blocks:
         samples += len(block)
-        if samples > limit:
+        if samples > longest and samples >= segment.end_time_seconds * rate:
             break
-    else:
+    if samples <= longest:
         return None
     try:
         # In soundfile's own class each read of MP3 disturbs the next.
@@ -199,7 +224,7 @@ def _cut_with_soundfile(sound: soundfile.SoundFile, segment: Segment) -> bytes:
     except soundfile.SoundFileError as error:
         raise AudioError(f"cutting the clip out failed: {error}") from None
     _check_whole(received / rate, segment)
-    return encoded.getvalue()
+    return _undated(encoded.getvalue())
 
 
 def _read(sound: soundfile.SoundFile, samples: int, dtype: str) -> Iterator[NDArray[np.generic]]:
@@ -226,7 +251,13 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     encoded = io.BytesIO()
     container, subtype, _ = _FLOAT
     soundfile.write(encoded, samples.numpy().T, rate, subtype, format=container)
-    return encoded.getvalue()
+    return _undated(encoded.getvalue())
+
+
+def _undated(wav: bytes) -> bytes:
+    """Take out the time that libsndfile writes into a WAV of floats: equal cuts are equal bytes."""
+    at = wav.find(b"PEAK", 0, _MAX_WAV_HEADER_BYTES)  # then size, version and time, 4 bytes each
+    return wav if at < 0 else wav[: at + 12] + bytes(4) + wav[at + 16 :]
 
 
 def _check_size(size: int) -> None:

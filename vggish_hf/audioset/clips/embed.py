@@ -232,6 +232,7 @@ def _embed(
         postprocess="uint8",
         batch_size=batch_size,
         num_workers=num_workers,
+        isolated=True,
         on_error=note,
     )
     config = pipeline.extractor.config
