@@ -13,7 +13,7 @@ test: $(STAMP)  ## the offline tests, without the slow ones
 
 test-all: test  ## every offline test, with all fuzz cases
 	VGGISH_HF_TESTS=all $(BIN)/python -m pytest \
-		-m "(slow or hypothesis) and not network and not gpu and not pretrained"
+		-m "(slow or fuzz or hypothesis) and not network and not gpu and not pretrained"
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -500,7 +500,7 @@ class TestFetching:
         with pytest.raises(LocalEntryNotFoundError, match=message):
             load(local_files_only=True)
 
-    @pytest.mark.parametrize("status", [403, 500])
+    @pytest.mark.parametrize("status", [403, pytest.param(500, marks=pytest.mark.slow)])
     def test_a_bare_status(self, status, repository, hub, cache, monkeypatch):
         def refuse(*_):
             raise hub_server._Refusal(status, "")
@@ -510,6 +510,7 @@ class TestFetching:
         with pytest.raises(LocalEntryNotFoundError, match=message):
             VGGishModel.from_pretrained(repository, cache_dir=cache)
 
+    @pytest.mark.slow
     def test_offline(self, repository, hub, small_model, cache):
         script = """
             import sys
@@ -681,6 +682,7 @@ class TestPushing:
         assert hub.files("tester/saved", "dev") == read_folder(folder)
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_hub(small_model_folder):
     script = """
         import sys
@@ -693,6 +695,7 @@ def test_importing_the_package_imports_no_hub(small_model_folder):
 
 
 class TestCard:
+    @pytest.mark.slow
     def test_needs_no_jinja(self, tmp_path):
         script = """
             import sys

@@ -49,6 +49,7 @@ def test_importing_it_imports_nothing_heavy():
     assert not HEAVY & set(done.stdout.split()), done.stderr
 
 
+@pytest.mark.slow
 def test_using_it_imports_no_extra():
     code = "import sys; from vggish_hf import *; print(*{n.partition('.')[0] for n in sys.modules})"
     done = run(code)
@@ -84,6 +85,7 @@ def test_training_without_its_extra(name):
     assert done.stderr.splitlines()[-1] == message
 
 
+@pytest.mark.slow
 def test_it_works_where_torchaudio_cannot_be_imported():
     code = (
         "import sys; sys.modules['torchaudio'] = None; import torch, vggish_hf;"
@@ -169,6 +171,7 @@ def test_what_tools_read_is_what_there_is(face):
         assert set(face.__all__) == set(names)
 
 
+@pytest.mark.slow
 def test_names_whose_extra_is_missing_are_passed_over_until_they_are_asked_for():
     code = """
 import sys
@@ -202,6 +205,7 @@ def test_modules_are_attributes_without_an_import():
     assert done.stdout == "32\n", done.stderr
 
 
+@pytest.mark.slow
 def test_google_is_known_without_an_import_of_the_conversion():
     code = """
 from vggish_hf import hub

@@ -79,6 +79,7 @@ class TestMap:
 
         assert colour_of_the_last([0, 2]) == colour_of_the_last([2, 2])
 
+    @pytest.mark.slow
     def test_very_many_classes_have_no_legend(self, generator):
         embeddings = torch.randn(200, 4, generator=generator)
         classes = [f"class {i}" for i in range(527)]

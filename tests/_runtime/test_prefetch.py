@@ -225,6 +225,7 @@ def test_dropping_the_generator_stops_the_producers():
     assert produce.closed == produce.started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "raise SystemExit('an error')"])
 def test_the_interpreter_exits_though_the_generator_is_neither_finished_nor_closed(ending):
     # Daemons alone would do for that, but they would be killed wherever they are.
@@ -248,6 +249,7 @@ print(next(parts), flush=True)
     assert errors == ("an error\n" if ending else "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process there")
 def test_ctrl_c_while_waiting_for_a_part():
     script = """

@@ -371,6 +371,7 @@ def test_a_bomb_ends_its_process_alone(in_memory, message, decoders, tmp_path):
     assert outcome(decoders.open, source) == outcome(open_audio, source)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_while_it_decodes(long_file, long_blocks):
     with IsolatedDecoders(timeout_seconds=SHORT_TIMEOUT_SECONDS) as decoders:
         stream = decoders.open(long_file)
@@ -384,6 +385,7 @@ def test_a_process_that_hangs_while_it_decodes(long_file, long_blocks):
         assert outcome(decoders.open, long_file) == (8000, long_blocks)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_before_it_has_read_a_file():
     small, large = encoded(noise(400), 8000), encoded(noise(200_000), 8000)
     with IsolatedDecoders(timeout_seconds=SHORT_TIMEOUT_SECONDS) as decoders:

@@ -673,6 +673,7 @@ def test_a_gap_of_years_ends(seconds):
         load_audio(decoder, AudioLimits(max_seconds=seconds))
 
 
+@pytest.mark.slow
 def test_without_torchcodec_the_error_names_the_extra(tmp_path):
     package = tmp_path / "torchcodec"
     package.mkdir()

@@ -230,6 +230,7 @@ def test_descendants_of_music():
     assert not {"Music", "Speech", "Dog"} & names
 
 
+@pytest.mark.slow
 def test_import_stays_light():
     code = (
         "import sys, vggish_hf.audioset.labels, vggish_hf.audioset.released.records\n"

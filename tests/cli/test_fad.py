@@ -280,6 +280,7 @@ def test_outputs_are_checked_first(options, message, fad, capsys, tmp_path, monk
     assert captured.out == ""
 
 
+@pytest.mark.slow
 def test_plot_without_matplotlib():
     code = (
         "import sys; sys.modules['matplotlib'] = None; from vggish_hf.cli import main;"

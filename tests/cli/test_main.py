@@ -324,6 +324,7 @@ def test_demo(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [picture]
 
 
+@pytest.mark.slow
 def test_demo_without_matplotlib(run, tmp_path):
     picture = tmp_path / "demo.png"
     done = run(["demo", "-o", picture], before="sys.modules['matplotlib'] = None")

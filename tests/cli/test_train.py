@@ -315,6 +315,7 @@ def test_the_last_checkpoint_of_the_output(sounds, tmp_path, here, capsys):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_scores_of_another_epoch_are_not_repeated(sounds, here, capsys):
     arguments = ["--data.source", str(sounds), "--data.validation_folds", "[3]"]
     arguments += ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"]

@@ -526,6 +526,7 @@ class TestGoogle:
             google_folder()
         assert not list((tmp_path / "cache").glob("google-*"))
 
+    @pytest.mark.slow
     def test_two_processes_at_once(self, published, tmp_path):
         script = """
 import sys

@@ -438,6 +438,7 @@ def test_actors_that_do_not_fit(have, asked, message):
         share_cluster(have, *asked)
 
 
+@pytest.mark.slow
 def test_a_job_that_stands_still():
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
@@ -456,6 +457,7 @@ def test_a_job_that_stands_still():
     assert last.endswith("no progress")
 
 
+@pytest.mark.slow
 def test_without_its_extra():
     code = (
         "import sys; sys.modules['ray'] = None\n"
@@ -467,6 +469,7 @@ def test_without_its_extra():
     assert done.stderr.splitlines()[-1] == message
 
 
+@pytest.mark.slow
 def test_importing_it_imports_no_ray():
     code = "import sys, vggish_hf.distributed; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

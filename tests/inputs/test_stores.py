@@ -272,6 +272,7 @@ class TestOpenStore:
         with pytest.raises(ValueError, match="Expected a URL of one file system, got the chain"):
             open_store("simplecache::https://host/a.wav")
 
+    @pytest.mark.slow
     def test_a_missing_package_is_named(self):
         code = """
 import sys

@@ -87,7 +87,10 @@ def test_batches(extractor, batch_size):
             assert len(batch["examples"]) == batch_size
 
 
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 2), (3, 0), (2, 1), (20, 0)])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [(1, 2), (3, 0), (2, 1), pytest.param(20, 0, marks=pytest.mark.slow)],
+)
 def test_each_file_has_one_reader(extractor, world_size, num_workers):
     readers = []
     for rank in range(world_size):

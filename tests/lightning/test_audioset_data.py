@@ -204,6 +204,7 @@ def balanced(tmp_path_factory):
     return data
 
 
+@pytest.mark.slow
 def test_all_of_the_balanced_set(balanced):
     assert (len(balanced.train), len(balanced.validation)) == (19_944, 2_216)
     held_out = sum(batch["target"].sum(0) for batch in balanced.val_dataloader())
@@ -218,6 +219,7 @@ def test_labels_belong_to_their_clips(balanced):
         assert target.nonzero().flatten().tolist() == sorted(balanced.train_labels[i])
 
 
+@pytest.mark.slow
 def test_balanced_sampling(balanced):
     torch.manual_seed(0)
     loader = balanced.train_dataloader()

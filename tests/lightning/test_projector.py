@@ -158,12 +158,14 @@ def test_what_is_drawn(clips, tmp_path):
     assert torch.allclose(sample.confusion(), counts / counts.sum(1, keepdim=True))
 
 
+@pytest.mark.slow
 def test_points_are_bounded(clips, tmp_path):
     projector = Samples(max_clips=5)
     fit(clips, projector, epochs=2, logger=CSVLogger(tmp_path))
     assert [len(sample.labels) for sample in projector.samples] == [5, 5]
 
 
+@pytest.mark.slow
 def test_a_training_goes_the_same_way(clips, tmp_path):
     with_pictures = fit(clips, EmbeddingProjector(), epochs=2, logger=CSVLogger(tmp_path))
     without = fit(clips, epochs=2)

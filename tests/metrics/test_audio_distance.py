@@ -319,6 +319,7 @@ def test_warnings_and_errors(pipe, clips):
     assert metric.statistics(real=True).count == 0  # nothing of what failed was counted
 
 
+@pytest.mark.slow
 def test_without_torchmetrics():
     code = (
         "import sys; sys.modules['torchmetrics'] = None\n"
@@ -332,6 +333,7 @@ def test_without_torchmetrics():
     assert "pip install 'vggish-hf[lightning]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_importing_metrics_imports_no_torchmetrics():
     code = (
         "import sys, vggish_hf.metrics\n"

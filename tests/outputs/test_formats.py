@@ -153,6 +153,7 @@ def test_the_ending_may_be_in_capitals(tmp_path):
     assert (tmp_path / "OUT.CSV.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_one_process_at_a_time_writes_a_file(ending, tmp_path):
     path = tmp_path / f"out{ending}"

@@ -94,6 +94,7 @@ def test_a_table(output, empty, dtype):
     assert empty.to_pandas().shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_table_needs_pandas():
     code = (
         "import sys; sys.modules['pandas'] = None; import torch, vggish_hf;"

@@ -19,6 +19,7 @@ from checkpoint_writer import (
     write_v2,
 )
 from folders import TESTS
+from fuzzing import cases
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -280,6 +281,7 @@ def damage_value(generator: random.Random, path: Path) -> None:
     write_table(path, entries | {key: damage(generator, entries[key])})
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("path", TRUE_CHECKPOINTS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("hurt", [damage_file, damage_block, damage_value])
 def test_damage_ends_in_one_clear_error(
@@ -292,7 +294,8 @@ def test_damage_ends_in_one_clear_error(
     for name, content in originals.items():
         (tmp_path / name).write_bytes(content)
     refusals = []
-    for nth in range(250):
+    num_cases = cases(250, quick=50)
+    for nth in range(num_cases):
         name = generator.choice(list(originals)) if hurt is damage_file else table
         hurt(generator, tmp_path / name)
         is_traced = nth % 10 == 0  # it takes six times as long
@@ -307,7 +310,7 @@ def test_damage_ends_in_one_clear_error(
             tracemalloc.stop()
             assert peak < 1 << 20
         (tmp_path / name).write_bytes(originals[name])
-    assert len(refusals) > 25
+    assert len(refusals) > num_cases // 10
     assert not any("\n" in refusal for refusal in refusals)
 
 
