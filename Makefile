@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
+
+# The tests start many processes: each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all check fmt bench
 

@@ -8,6 +8,11 @@ from pathlib import Path
 from folders import SHARED, TESTS
 from hub_server import HubServer
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker per core. Threads that wait for each other on shared cores take four times
+    # as long; what needs several asks for them.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
 _HUB = HubServer()
 _HOME = tempfile.TemporaryDirectory(prefix="vggish-hf-tests-")
 for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
