@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from vggish_hf.audio import flac, mpeg, sizes
+from vggish_hf.audio import flac, mpeg, sizes, voc, w64
 from vggish_hf.audio.containers import skip_id3
 from vggish_hf.audio.limits import AudioError
 from vggish_hf.audio.parts import EncodedContent, FilePart
@@ -112,6 +112,8 @@ def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | N
     kind = next((kind for kind in _NEEDLES if kind.match(head)), None)
     if kind is None and mpeg.SYNC.match(head):
         return _mpeg_streams(content, start)
+    if kind in (_VOC, _W64):
+        return _stream_up_to_samples(content, start, kind)
     size = sizes.find_sample_size(content, start)
     is_whole = size is not None and sizes.ends_with_chunks(content, size, content.size)
     following = None
@@ -140,6 +142,24 @@ def _mpeg_streams(content: FilePart, start: int) -> tuple[list[Stream], int | No
         for start, end, has_info in runs
     ]
     return streams, following
+
+
+def _stream_up_to_samples(
+    content: FilePart, start: int, kind: re.Pattern[bytes]
+) -> tuple[list[Stream], int | None]:
+    """Find a stream that ends where its samples do: its decoder takes what follows for more."""
+    ends = (voc if kind is _VOC else w64).find_ends(content, start)
+    is_whole = ends is not None and ends[1] == content.size
+    following = None if is_whole else _find_next(content, start + 8, kind)
+    end = content.size if following is None else following
+    if ends is None:
+        return [Stream(start, end)], following
+    sound_end, last_end = ends
+    sizes.check_rest(content, "VOC" if kind is _VOC else "W64", last_end, end)
+    end = min(end, sound_end)
+    # Of VOC libsndfile leaves out the last byte, which may be missing.
+    claimed_bytes = end + 1 - start if kind is _VOC else None
+    return [Stream(start, end, claimed_bytes=claimed_bytes)], following
 
 
 def _find_next(content: FilePart, start: int, kind: re.Pattern[bytes]) -> int | None:
