@@ -46,6 +46,8 @@ def samples_of(content):
         ("AU", "PCM_16"),
         ("CAF", "PCM_16"),
         ("VOC", "PCM_16"),
+        ("NIST", "PCM_16"),
+        ("NIST", "ULAW"),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
@@ -72,6 +74,30 @@ def test_joined_files_of_several_kinds():
     ]
     expected = torch.cat([samples_of(part) for part in parts])
     assert torch.equal(samples_of(b"".join(parts)), expected)
+
+
+@pytest.mark.parametrize("after", [b"", TAG])
+@pytest.mark.parametrize("kind", [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16")])
+def test_mp3_after_another_kind_is_named(kind, after):
+    joined = encoded(*kind, 0) + encoded("MP3", "MPEG_LAYER_III", 1) + after
+    with pytest.raises(AudioError, match="MP3 data follow its FLAC or Ogg data"):
+        samples_of(joined)
+
+
+@pytest.mark.parametrize(
+    "kind", [("OGG", "VORBIS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("AU", "PCM_16")]
+)
+def test_another_kind_after_mp3_is_read(kind):
+    parts = [encoded("MP3", "MPEG_LAYER_III", 0), encoded(*kind, 1)]
+    expected = torch.cat([samples_of(part) for part in parts])
+    assert torch.equal(samples_of(b"".join(parts)), expected)
+
+
+@pytest.mark.parametrize("subtype", ["G721_32", "G723_24", "G723_40", "ULAW"])
+@pytest.mark.parametrize("after", [bytes(5000), TAG, b"garbage" * 50])
+def test_what_is_no_audio_after_au_is_left_alone(subtype, after):
+    content = encoded("AU", subtype, 0)
+    assert torch.equal(samples_of(content + after), samples_of(content))
 
 
 @pytest.mark.parametrize("kind", [("OGG", "VORBIS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16")])
@@ -140,7 +166,9 @@ def test_flac_that_announces_too_few_samples_is_named():
         samples_of(bytes(content))
 
 
-@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "CAF", "RF64", "OGG", "MP3", "VOC", "W64"])
+@pytest.mark.parametrize(
+    "kind", ["WAV", "AIFF", "FLAC", "CAF", "RF64", "OGG", "MP3", "VOC", "W64", "NIST"]
+)
 @pytest.mark.parametrize("after", [b"\0", bytes(100_000), TAG, APE, b"garbage" * 50])
 def test_what_is_no_audio_after_the_audio_is_left_alone(kind, after):
     subtype = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(kind, "PCM_16")
@@ -158,7 +186,7 @@ def test_chunks_after_the_samples_are_left_alone(name):
         assert torch.equal(samples_of(joined), samples_of(content))
 
 
-@pytest.mark.parametrize("kind", ["VOC", "W64"])
+@pytest.mark.parametrize("kind", ["VOC", "W64", "NIST"])
 def test_more_audio_than_the_header_announces_is_named(kind):
     content = encoded(kind, "PCM_16", 0)
     message = f"its {kind} header announces samples up to byte .*, but 7000 more bytes follow"
