@@ -181,3 +181,13 @@ def test_crop_of_a_damaged_part_is_named(tmp_path):
             assert (waveform - noise[: place_of(waveform, noise) + 4000][-4000:]).abs().max() < 1e-4
     assert messages
     assert all(re.match(r".*/a\.flac: decoding failed a(t|fter) ", message) for message in messages)
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.gsm", "GSM610"), ("a.vox", "VOX_ADPCM")])
+@pytest.mark.parametrize("load", [load_audio, lambda path: load_random_crop(path, 0.2, 0.8)])
+def test_audio_without_a_header_is_named(load, name, subtype, tmp_path):
+    # Opened by name, libsndfile takes what such a name promises for granted.
+    samples = torch.rand(8000, generator=torch.Generator().manual_seed(0)) - 0.5
+    soundfile.write(tmp_path / name, samples.numpy(), 8000, subtype, format="RAW")
+    with pytest.raises(AudioError, match=r"write audio without a header \(.*\) as WAV"):
+        load(tmp_path / name)

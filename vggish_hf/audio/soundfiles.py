@@ -91,7 +91,7 @@ def open_sound_file(
             f"not audio, but {foreign}"
             if foreign
             else f"libsndfile cannot open it ({reason}), and FFmpeg does not get to see files of "
-            "unknown formats"
+            "unknown formats; write audio without a header (raw PCM, GSM, VOX) as WAV"
         ) from None
     num_bytes = stream.end - stream.start
     width = _SAMPLE_BYTES.get(sound.subtype)
