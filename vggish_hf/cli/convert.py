@@ -11,7 +11,8 @@ from vggish_hf.conversion.convert import check_new_folder
 
 _EPILOG = """\
 SOURCE is told by its content: a TensorFlow V1 or V2 checkpoint, torchvggish's .pth or torchaudio's
-.pt; `google` fetches the published checkpoint and its PCA and verifies both.
+.pt; their tensors in a safetensors file, or a folder with model.safetensors or pytorch_model.bin.
+`google` fetches the published checkpoint and its PCA and verifies both.
 
 examples:
   vggish-hf convert google -o vggish/
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     save_converted(converted, args.output, overwrite=args.force)
     for line in converted.left_out:
         print(f"left out: {line}")
-    if converted.origin != "tensorflow" and args.embedding_activation is None:
+    if converted.origin in ("torchvggish", "torchaudio") and args.embedding_activation is None:
         print(
             f"warning: {converted.origin} applies a ReLU to the embeddings, which the original "
             "does not; converted without it. Choose with --embedding-activation none or relu.",
