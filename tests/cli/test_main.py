@@ -21,7 +21,7 @@ from folders import TESTS
 import vggish_hf
 from vggish_hf import VGGishModel, VGGishPipeline
 from vggish_hf.cli import COMMANDS, audioset, main, make_parser
-from vggish_hf.cli._options import DTYPES
+from vggish_hf.cli._options import DTYPES, in_flags, naming_flags
 from vggish_hf.modeling.loading import DTYPES as NETWORK_DTYPES
 
 AUDIO = TESTS / "data" / "audio_cases"
@@ -353,6 +353,7 @@ def test_help_loads_neither_torch_nor_the_hub(arguments):
     code = """
 import sys
 from vggish_hf.cli import main
+from vggish_hf.cli._options import in_flags, naming_flags
 try:
     main(sys.argv[1:])
 finally:
@@ -468,3 +469,12 @@ def test_argument_errors_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert "usage: vggish-hf" in capsys.readouterr().err
+
+
+def test_options_are_named_in_texts_but_not_in_paths():
+    assert in_flags("`max_seconds`") == "`max_seconds`"
+    with naming_flags({"max_seconds": "--max-seconds", "split": "--split"}):
+        text = "'a/split=train/b.wav' 'split=x': raise `max_seconds`, or pass split=None"
+        assert in_flags(text) == (
+            "'a/split=train/b.wav' 'split=x': raise `--max-seconds`, or pass --split=None"
+        )

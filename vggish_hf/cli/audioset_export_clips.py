@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggish_hf.cli._options import in_flags, printable
+
 if TYPE_CHECKING:
     from vggish_hf.audioset.clips.splits import ClipSplit
 
@@ -86,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
 def print_split(name: str, split: "ClipSplit", where: str) -> None:
     """Print what was written and what was not: of many, some, and where the others are listed."""
     for path, reason in split.skipped[:_SHOWN]:
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+        print(f"skipped: {printable(path)}: {reason}", file=sys.stderr)
     if len(split.skipped) > _SHOWN:
         print(f"skipped: {len(split.skipped) - _SHOWN} more", file=sys.stderr)
     if split.unmatched.count:
         print(split.unmatched, file=sys.stderr)
     for entry in split.left_out[:_SHOWN]:
-        print(f"left out: {': '.join(filter(None, entry))}", file=sys.stderr)
+        print(f"left out: {printable(in_flags(': '.join(filter(None, entry))))}", file=sys.stderr)
     if len(split.left_out) > _SHOWN:
         print(f"left out: {len(split.left_out) - _SHOWN} more, see {split.report}", file=sys.stderr)
     print(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} left out")
