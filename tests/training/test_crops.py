@@ -6,7 +6,7 @@ import soundfile
 import torch
 from folders import TESTS
 
-from vggish_hf.audio import AudioError, load_audio
+from vggish_hf.audio import AudioError, Excerpt, IsolatedDecoders, load_audio, open_excerpt
 from vggish_hf.training.crops import load_random_crop, load_start
 
 AUDIO = TESTS / "data" / "audio_cases"
@@ -191,3 +191,28 @@ def test_audio_without_a_header_is_named(load, name, subtype, tmp_path):
     soundfile.write(tmp_path / name, samples.numpy(), 8000, subtype, format="RAW")
     with pytest.raises(AudioError, match=r"write audio without a header \(.*\) as WAV"):
         load(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", [WAV, MP3, OGG, ALAW, AUDIO / "marl__empty.wav"])
+@pytest.mark.parametrize("excerpt", [Excerpt(0.4), Excerpt(1.5, 0.6, 2.0), Excerpt(60.0, 0.5)])
+def test_crop_in_a_process_of_its_own(path, excerpt):
+    def outcome(open_part):
+        try:
+            stream = open_part(path, excerpt)
+            return stream.sampling_rate, torch.cat(list(stream.blocks)).numpy().tobytes()
+        except AudioError as error:
+            return str(error)
+
+    with IsolatedDecoders() as decoders:
+        assert outcome(decoders.open_excerpt) == outcome(open_excerpt)
+
+
+def test_wrong_samples_in_a_process_of_their_own_keep_their_place(tmp_path):
+    samples = torch.full((8000,), 0.25)
+    samples[4000:] = float("nan")
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), 8000, "FLOAT")
+    with IsolatedDecoders() as decoders:
+        for open_part in (open_excerpt, decoders.open_excerpt):
+            stream = open_part(tmp_path / "a.wav", Excerpt(0.4, 0.5))
+            with pytest.raises(AudioError, match=r"at sample 4000 \(0\.5 s\)"):
+                list(stream.blocks)

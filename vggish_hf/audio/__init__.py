@@ -2,6 +2,7 @@
 
 from vggish_hf.audio.excerpts import Excerpt as Excerpt
 from vggish_hf.audio.isolated import IsolatedDecoders as IsolatedDecoders
+from vggish_hf.audio.isolated import WorkerDecoders as WorkerDecoders
 from vggish_hf.audio.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from vggish_hf.audio.limits import AudioError as AudioError
 from vggish_hf.audio.limits import AudioLimits as AudioLimits
