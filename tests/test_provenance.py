@@ -18,7 +18,6 @@ def provenance(small_model_folder):
 
 def test_the_same(provenance):
     assert provenance_differences(provenance, provenance) == []
-    assert provenance_differences({}, {}) == []
 
 
 def test_json_changes_nothing(provenance):
@@ -192,6 +191,12 @@ def test_weights_that_are_unknown_are_never_the_same():
     assert provenance_differences(unknown, {}) == ["weights_sha256: None and None"]
 
 
+@pytest.mark.parametrize("nothing", [{}, {"version": "1"}, {"dtype": None}])
+def test_what_says_nothing_is_not_the_same(nothing):
+    message = "neither of the two says how it was made; whether they were made alike is unknown"
+    assert provenance_differences(nothing, {}) == [message]
+
+
 def test_pooled_rows_are_not_compared_with_others():
     assert provenance_differences({"pool": "mean"}, {}) == ["pool: 'mean' and None"]
-    assert provenance_differences({"pool": None}, {}) == []
+    assert provenance_differences({"pool": None, "dtype": "float32"}, {"dtype": "float32"}) == []

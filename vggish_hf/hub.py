@@ -243,7 +243,7 @@ def _why_not_fetched(error: BaseException, options: HubOptions) -> str:
         if status is not None:
             return (
                 f"{constants.ENDPOINT} answered with status {status}; if the model is private or "
-                "gated, pass `token` or set HF_TOKEN, else try again later"
+                "gated, log in (`hf auth login`) or set HF_TOKEN, else try again later"
             )
         cause = cause.__cause__ or cause.__context__
     return f"{constants.ENDPOINT} cannot be reached; check the connection and load the model again"

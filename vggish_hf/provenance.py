@@ -27,6 +27,8 @@ _POSTPROCESSOR = "postprocessor."
 def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Say in one line each in which of the compared keys two provenances differ.
 
+    Two that say nothing are not the same: it is unknown whether they are, and one line says so.
+
     Args:
         a: A provenance, as `VGGishPipeline.provenance` gives and embeddings files hold.
         b: Another.
@@ -34,13 +36,23 @@ def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[s
     Example:
         >>> provenance_differences({"dtype": "float32"}, {"dtype": "float16", "version": "9"})
         ["dtype: 'float32' and 'float16'"]
+        >>> provenance_differences({}, {})
+        ['neither of the two says how it was made; whether they were made alike is unknown']
     """
     compared = [{key: values[key] for key in COMPARED_KEYS if key in values} for values in (a, b)]
-    return [
+    differences = [
         f"{key}: {there!r} and {here!r}"
         for key, there, here in find_differences(*compared)
         if key not in _IGNORED
     ]
+    if not differences and not is_provenance_known(a) and not is_provenance_known(b):
+        return ["neither of the two says how it was made; whether they were made alike is unknown"]
+    return differences
+
+
+def is_provenance_known(provenance: Mapping[str, Any]) -> bool:
+    """Tell whether a provenance says anything of what decides the values of embeddings."""
+    return any(provenance.get(key) is not None for key in COMPARED_KEYS)
 
 
 def find_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

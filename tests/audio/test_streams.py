@@ -46,6 +46,8 @@ def samples_of(content):
         ("AU", "PCM_16"),
         ("CAF", "PCM_16"),
         ("VOC", "PCM_16"),
+        ("NIST", "PCM_16"),
+        ("NIST", "ULAW"),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
@@ -72,6 +74,30 @@ def test_joined_files_of_several_kinds():
     ]
     expected = torch.cat([samples_of(part) for part in parts])
     assert torch.equal(samples_of(b"".join(parts)), expected)
+
+
+@pytest.mark.parametrize("after", [b"", TAG])
+@pytest.mark.parametrize("kind", [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16")])
+def test_mp3_after_another_kind_is_named(kind, after):
+    joined = encoded(*kind, 0) + encoded("MP3", "MPEG_LAYER_III", 1) + after
+    with pytest.raises(AudioError, match="MP3 data follow its FLAC or Ogg data"):
+        samples_of(joined)
+
+
+@pytest.mark.parametrize(
+    "kind", [("OGG", "VORBIS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("AU", "PCM_16")]
+)
+def test_another_kind_after_mp3_is_read(kind):
+    parts = [encoded("MP3", "MPEG_LAYER_III", 0), encoded(*kind, 1)]
+    expected = torch.cat([samples_of(part) for part in parts])
+    assert torch.equal(samples_of(b"".join(parts)), expected)
+
+
+@pytest.mark.parametrize("subtype", ["G721_32", "G723_24", "G723_40", "ULAW"])
+@pytest.mark.parametrize("after", [bytes(5000), TAG, b"garbage" * 50])
+def test_what_is_no_audio_after_au_is_left_alone(subtype, after):
+    content = encoded("AU", subtype, 0)
+    assert torch.equal(samples_of(content + after), samples_of(content))
 
 
 @pytest.mark.parametrize("kind", [("OGG", "VORBIS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16")])
@@ -140,7 +166,9 @@ def test_flac_that_announces_too_few_samples_is_named():
         samples_of(bytes(content))
 
 
-@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "CAF", "RF64", "OGG", "MP3"])
+@pytest.mark.parametrize(
+    "kind", ["WAV", "AIFF", "FLAC", "CAF", "RF64", "OGG", "MP3", "VOC", "W64", "NIST"]
+)
 @pytest.mark.parametrize("after", [b"\0", bytes(100_000), TAG, APE, b"garbage" * 50])
 def test_what_is_no_audio_after_the_audio_is_left_alone(kind, after):
     subtype = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(kind, "PCM_16")
@@ -156,6 +184,89 @@ def test_chunks_after_the_samples_are_left_alone(name):
     for head in (content[4:8], riff):
         joined = content[:4] + head + content[8:] + chunk
         assert torch.equal(samples_of(joined), samples_of(content))
+
+
+@pytest.mark.parametrize("kind", ["VOC", "W64", "NIST"])
+def test_more_audio_than_the_header_announces_is_named(kind):
+    content = encoded(kind, "PCM_16", 0)
+    message = f"its {kind} header announces samples up to byte .*, but 7000 more bytes follow"
+    with pytest.raises(AudioError, match=message):
+        samples_of(content + bytes(range(1, 251)) * 28)
+
+
+def test_w64_with_chunks_after_its_samples_of_no_round_number():
+    samples = np.random.default_rng(0).integers(-9999, 9999, 4001, np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, "PCM_16", format="W64")
+    content = file.getvalue()
+    ending = content[content.index(b"data") + 4 :][:12]
+    expected = torch.from_numpy(samples / np.float32(32768))
+    padded = content + bytes(-len(content) % 8)
+    for chunk in (b"", b"levl" + ending + struct.pack("<Q", 24 + 40) + b"x" * 40):
+        assert torch.equal(samples_of(padded + chunk), expected)
+    for size in (0, 24, 2**64 - 1):  # of those who could not know
+        unknown = bytearray(content)
+        struct.pack_into("<Q", unknown, content.index(b"data") + 16, size)
+        assert torch.equal(samples_of(bytes(unknown)), expected)
+
+
+U8 = np.random.default_rng(0).integers(0, 256, 4000, np.uint8)
+BITS16 = np.random.default_rng(0).integers(-9999, 9999, 4000, np.int16)
+
+
+def voc(*blocks):
+    """Blocks are types and contents."""
+    parts = [b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x10A, 0x1129)]
+    parts += [struct.pack("<I", len(content) << 8 | kind) + content for kind, content in blocks]
+    return b"".join(parts)
+
+
+PLAIN = (1, b"\x83\0" + U8.tobytes())
+LARGE = (9, struct.pack("<IBBH4x", 8000, 16, 1, 4) + BITS16.tobytes())
+TEXT = (5, b"a voice\0")
+MARKER = (4, b"\1\0")
+
+
+@pytest.mark.parametrize("end", [b"\0", b"", b"\0" + TAG])
+@pytest.mark.parametrize("before", [[], [TEXT]])
+@pytest.mark.parametrize("after", [[], [MARKER], [TEXT, MARKER]])
+def test_voc_with_texts_and_markers_around_its_samples(before, after, end):
+    expected = torch.from_numpy((U8 - np.float32(128)) / 128)
+    assert torch.equal(samples_of(voc(*before, PLAIN, *after) + end), expected)
+    expected = torch.from_numpy(BITS16 / np.float32(32768))
+    assert torch.equal(samples_of(voc(*before, LARGE, *after) + end), expected)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [PLAIN, PLAIN],
+        [LARGE, LARGE],
+        [LARGE, (2, BITS16.tobytes())],
+        [LARGE, MARKER, LARGE],
+        [LARGE, (3, b"\xff\0\x83")],
+        [(6, b"\2\0"), PLAIN, (7, b"")],
+    ],
+    ids=["plain", "large", "continued", "marker", "silence", "repeated"],
+)
+def test_voc_of_several_blocks_of_samples_is_named(blocks):
+    with pytest.raises(AudioError, match=r"VOC file has several blocks .* write it as WAV: ffmpeg"):
+        samples_of(voc(*blocks) + b"\0")
+
+
+def test_voc_in_stereo_and_compressed():
+    stereo = (8, struct.pack("<HBB", 65536 - 256_000_000 // 16_000, 0, 1))
+    expected = torch.from_numpy((U8 - np.float32(128)) / 128).reshape(-1, 2).mean(1)
+    assert torch.equal(samples_of(voc(stereo, PLAIN) + b"\0"), expected)
+    compressed = (1, b"\x83\1" + U8.tobytes())
+    for blocks in ([compressed], [(8, stereo[1][:2] + b"\1\1"), PLAIN]):
+        with pytest.raises(AudioError, match=r"samples are compressed \(codec 1\)"):
+            samples_of(voc(*blocks) + b"\0")
+
+
+def test_voc_that_is_cut_off_gives_what_it_has():
+    expected = torch.from_numpy(BITS16 / np.float32(32768))[:-100]
+    assert torch.equal(samples_of(voc(LARGE)[:-200]), expected)
 
 
 SIZES = {  # where the size of the samples stands, and how

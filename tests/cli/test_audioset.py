@@ -114,14 +114,14 @@ def test_a_folder_that_holds_an_archive(run, tmp_path, small_model_folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export-clips", "mine.csv", "audio", "-o", "out"), "--split NAME"),
+        (("export-clips", "mine.csv", "audio", "-o", "out"), "pass `--split`"),
         (("export-clips", "mine.csv", "audio", "-o", "out", "--split", "x"), "mine.csv, line 1: "),
         (
             ("export-clips", "eval_segments.csv", "nowhere", "-o", "out"),
             "No such file or folder: 'nowhere'",
         ),
         (("export-clips", "nowhere.csv", "audio", "-o", "out", "--split", "x"), "No such file"),
-        (("embed", "audio", "-o", "out", "--model", "MODEL"), "--segments CSV"),
+        (("embed", "audio", "-o", "out", "--model", "MODEL"), "pass `--segments`"),
         (("embed", "audio", "-o", "out", "--model", "TINY"), "of 128 dimensions"),
     ],
 )

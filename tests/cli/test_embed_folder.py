@@ -233,6 +233,7 @@ def test_a_limit(embed, files, tmp_path, capsys, out):
     assert embed("clips", "-o", out, "--max-seconds", "3") == 1
     captured = capsys.readouterr()
     assert "failed: clips/long.wav: Expected audio of at most 3 seconds" in captured.err
+    assert "raise the limit `--max-seconds`" in captured.err
     assert captured.out == f"6 examples of 3 clips in {out}; 1 failed\n"
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from folders import TESTS
 import vggish_hf
 from vggish_hf import VGGishModel, VGGishPipeline
 from vggish_hf.cli import COMMANDS, audioset, main, make_parser
-from vggish_hf.cli._options import DTYPES
+from vggish_hf.cli._options import DTYPES, in_flags, naming_flags
 from vggish_hf.modeling.loading import DTYPES as NETWORK_DTYPES
 
 AUDIO = TESTS / "data" / "audio_cases"
@@ -296,12 +297,12 @@ def test_push(hub, small_model_folder, tmp_path, capsys, monkeypatch):
 def run():
     """Run the command line in a process of its own, as a shell does."""
 
-    def run(arguments, before="", redirect=""):
+    def run(arguments, before="", redirect="", shell=("bash", "-o", "pipefail", "-c")):
         start = f"{before}; " if before else ""
         code = f"import sys; {start}from vggish_hf.cli import main; sys.exit(main())"
         command = shlex.join([sys.executable, "-c", code, *map(str, arguments)])
         return subprocess.run(
-            ["bash", "-o", "pipefail", "-c", f"{command} {redirect}"],
+            [*shell, f"{command} {redirect}"],
             capture_output=True,
             text=True,
             check=False,
@@ -354,6 +355,7 @@ def test_help_loads_neither_torch_nor_the_hub(arguments):
     code = """
 import sys
 from vggish_hf.cli import main
+from vggish_hf.cli._options import in_flags, naming_flags
 try:
     main(sys.argv[1:])
 finally:
@@ -443,6 +445,22 @@ class TestStreams:
         assert (done.returncode, done.stderr) == (0, "")
         assert out.is_file()
 
+    def test_a_reader_that_has_gone_hides_no_output(self, run, clip, tmp_path, small_model_folder):
+        # Without a buffer the line that says what was written is the first that fails.
+        source = small_model_folder / "model.safetensors"
+        shutil.copy(source, tmp_path / "weights")
+        commands = [
+            (["embed", clip, "-o", "out.npz", "--model", small_model_folder], 0, "out.npz"),
+            (["embed", clip, "gone.wav", "-o", "b.csv", "--model", small_model_folder], 1, "b.csv"),
+            (["convert", "weights", "-o", "made"], 0, "made/config.json"),
+        ]
+        for arguments, code, made in commands:
+            before = f"import os; os.chdir({str(tmp_path)!r})"
+            listener = ["env", "PYTHONUNBUFFERED=1", "bash", "-o", "pipefail", "-c"]
+            done = run(arguments, before=before, redirect="| true", shell=listener)
+            assert done.returncode == code, done.stderr
+            assert (tmp_path / made).is_file()
+
     @pytest.mark.parametrize("arguments", [["--help"], ["info", "demo"], ["demo"]])
     def test_short_output(self, arguments, run, tmp_path):
         done = run(arguments, before=f"import os; os.chdir({str(tmp_path)!r})", redirect="| true")
@@ -469,3 +487,12 @@ def test_argument_errors_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert "usage: vggish-hf" in capsys.readouterr().err
+
+
+def test_options_are_named_in_texts_but_not_in_paths():
+    assert in_flags("`max_seconds`") == "`max_seconds`"
+    with naming_flags({"max_seconds": "--max-seconds", "split": "--split"}):
+        text = "'a/split=train/b.wav' 'split=x': raise `max_seconds`, or pass split=None"
+        assert in_flags(text) == (
+            "'a/split=train/b.wav' 'split=x': raise `--max-seconds`, or pass --split=None"
+        )

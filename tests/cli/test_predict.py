@@ -186,7 +186,9 @@ def test_the_same_inputs_as_embed(predict, paths, expected, tmp_path, capsys):
 
 def test_long_clips_fail(predict, paths, tmp_path, capsys):
     assert predict(paths[0], "--max-seconds", 0.1) == 1
-    assert capsys.readouterr().err.startswith(f"failed: {paths[0]}: ")
+    message = capsys.readouterr().err
+    assert message.startswith(f"failed: {paths[0]}: ")
+    assert "raise the limit `--max-seconds`" in message
     assert predict(paths[0], "--workers", 0) == 2
     assert "`--workers` of at least 1" in capsys.readouterr().err
 

@@ -16,6 +16,7 @@ import checkpoint_writer
 import numpy as np
 import pytest
 import reference
+import safetensors.torch
 import torch
 from folders import TESTS
 from limits import files_of_at_most, umask
@@ -105,6 +106,24 @@ def write_torch(path, layers, **options):
     return path
 
 
+def write_safetensors(path, layers):
+    tensors = {name: tensor.contiguous() for name, tensor in state_dict(layers).items()}
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+def write_folder(path, layers, write, name="model.safetensors"):
+    """A folder as transformers saves it, whose config is not ours."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "vggish", "architectures": ["VGGish"]}')
+    write(path / name, layers)
+    return path
+
+
+def our_layer(name):
+    return name.rpartition("/")[2]
+
+
 SOURCES = {
     "v1": ("tensorflow", write_v1),
     "v2": ("tensorflow", write_v2),
@@ -116,6 +135,14 @@ SOURCES = {
     ),
     "torchvggish zip": ("torchvggish", partial(write_torch, layers=TORCHVGGISH)),
     "torchaudio": ("torchaudio", partial(write_torch, layers=TORCHAUDIO)),
+    "our names": ("vggish_hf", partial(write_torch, layers=[*map(our_layer, TINY)])),
+    "prefix": ("torchvggish", partial(write_torch, layers=[f"model.{n}" for n in TORCHVGGISH])),
+    "safetensors": ("torchvggish", partial(write_safetensors, layers=TORCHVGGISH)),
+    "folder": ("torchaudio", partial(write_folder, layers=TORCHAUDIO, write=write_safetensors)),
+    "folder bin": (
+        "torchvggish",
+        partial(write_folder, layers=TORCHVGGISH, write=write_torch, name="pytorch_model.bin"),
+    ),
 }
 
 
@@ -350,12 +377,13 @@ class TestRefusals:
         line = refused(tmp_path / "gone", tmp_path / "out", capsys)
         assert line == f"Expected a checkpoint, there is no file {str(tmp_path / 'gone')!r}"
         (tmp_path / "folder").mkdir()
-        assert "is none of them" in refused(tmp_path / "folder", tmp_path / "out", capsys)
+        line = refused(tmp_path / "folder", tmp_path / "out", capsys)
+        assert line.startswith("Expected model.safetensors or pytorch_model.bin in ")
 
     @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
     def test_truncated(self, fraction, source, tmp_path, capsys):
         path = source[1]
-        for part in path.parent.glob(f"{path.name}*"):
+        for part in (path if path.is_dir() else path.parent).glob("*n*"):
             os.truncate(part, int(part.stat().st_size * fraction))
         refused(path, tmp_path / "out", capsys)
 
@@ -368,9 +396,28 @@ class TestRefusals:
     def test_the_pca_in_place_of_the_checkpoint(self, tmp_path, capsys):
         assert str(PCA) in refused(PCA, tmp_path / "out", capsys)
 
-    def test_a_safetensors_file(self, tiny_model_folder, tmp_path, capsys):
-        line = refused(tiny_model_folder / "model.safetensors", tmp_path / "out", capsys)
-        assert "is none of them" in line
+    def test_a_model_folder(self, tiny_model_folder, tmp_path, capsys):
+        for path in (tiny_model_folder, tiny_model_folder / "model.safetensors"):
+            line = refused(path, tmp_path / "out", capsys)
+            assert "is a model folder already: use it as it is, as `--model`" in line
+
+    def test_a_folder_without_a_pickle_s_permission(self, tmp_path, capsys):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        torch.save({"features.0.weight": Path("x")}, folder / "pytorch_model.bin")
+        line = refused(folder, tmp_path / "out", capsys)
+        assert "which is no part of a tensor or an array" in line
+
+    def test_our_names_with_a_post_processor(self, tiny_checkpoint, tmp_path):
+        converted = convert_checkpoint(tiny_checkpoint)
+        tensors = converted.model.state_dict()
+        size = len(tensors["fc2.bias"])
+        tensors["postprocessor.eigenvectors"] = torch.eye(size)
+        tensors["postprocessor.means"] = torch.ones(size)
+        safetensors.torch.save_file(tensors, tmp_path / "weights")
+        found = convert_checkpoint(tmp_path / "weights")
+        assert found.left_out == ()
+        assert torch.equal(found.model.postprocessor.means, torch.ones(size))
 
 
 class TestSaving:

@@ -22,7 +22,13 @@ from folders import TESTS
 
 from vggish_hf import VGGishPipeline
 from vggish_hf.distributed import ray_data
-from vggish_hf.distributed.cluster import Share, check_answers, share_cluster
+from vggish_hf.distributed.cluster import (
+    ClusterError,
+    Share,
+    check_answers,
+    connected,
+    share_cluster,
+)
 from vggish_hf.outputs.folder import EmbeddingFolder
 
 # One cluster at a time: two would only take turns on the machine.
@@ -282,6 +288,31 @@ def test_the_cluster_of_the_tests_answers(cluster):
     check_answers(cluster.address)
     check_answers(None)
     check_answers("auto")
+
+
+@pytest.mark.parametrize("address", ["auto", None])
+@pytest.mark.parametrize("remembered_by", ["environment", "file"])
+def test_a_cluster_that_ray_remembers_and_that_has_died(
+    address, remembered_by, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr("ray.init", lambda *_args, **_options: pytest.fail("it would wait"))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if remembered_by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", nobody)
+    else:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(nobody)
+    with (
+        pytest.raises(ClusterError, match=f"No Ray cluster answers at '{nobody}'"),
+        connected(ray, address),
+    ):
+        pass
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 import csv
+import os
 import re
 import shutil
+import sys
 from collections import Counter
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -324,3 +327,42 @@ def test_esc10(shared):
     labels = Counter(name.split("/")[0] for name in ids(data.val_dataloader()))
     assert set(labels.values()) <= {2, 3}
     assert len(labels) == 10
+
+
+def first_clip(data):
+    """A clip to learn from, and how many decoder processes there are after it."""
+    data.setup("fit")
+    torch.manual_seed(0)
+    clip = data.train[0]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+    return clip, sum(b"_worker.py" in command for command in commands)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+@pytest.mark.parametrize("clip_seconds", [None, 1.0])
+def test_files_may_be_decoded_in_processes_of_their_own(folder, clip_seconds):
+    expected, before = first_clip(AudioFolderDataModule(folder, clip_seconds=clip_seconds))
+    data = AudioFolderDataModule(folder, clip_seconds=clip_seconds, isolated=True)
+    clip, processes = first_clip(data)
+    assert processes == before + 1
+    assert torch.equal(clip["waveform"], expected["waveform"])
+
+
+@pytest.mark.parametrize("clip_seconds", [None, 1.0])
+def test_workers_decode_in_processes_of_their_own(folder, clip_seconds):
+    batches = []
+    for isolated in (False, True):
+        data = AudioFolderDataModule(
+            folder,
+            fold_pattern=FOLDS,
+            validation_folds=[1, 2, 3],
+            clip_seconds=clip_seconds,
+            num_workers=2,
+            isolated=isolated,
+        )
+        data.setup("fit")
+        data.validation[0]  # the parent's decoders are not the workers'
+        batches.append(list(data.val_dataloader()))
+    for expected, found in zip(*batches, strict=True):
+        assert torch.equal(found["waveform"], expected["waveform"])

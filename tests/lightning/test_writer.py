@@ -336,6 +336,14 @@ def test_a_module_s_own_provenance(tmp_path):
     assert embeddings.folder.manifest["provenance"] == module.provenance()
 
 
+def test_a_module_that_says_nothing_of_itself_is_not_resumed(tmp_path):
+    module = Own([{"id": ["a"], "embedding": rows(1.0)}])
+    del module.weight
+    predict(module, None, VGGishEmbeddingWriter(tmp_path))
+    with pytest.raises(ValueError, match="Expected to know which weights"):
+        predict(module, None, VGGishEmbeddingWriter(tmp_path))
+
+
 def test_a_folder_that_another_job_writes_is_refused(tmp_path):
     module = Own([{"id": ["a"], "embedding": rows(1.0)}])
     out = tmp_path / "out"

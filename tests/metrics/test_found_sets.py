@@ -134,7 +134,9 @@ def test_a_note_where_the_metadata_are_lost(audio, stored, pipe):
     rows = np.concatenate([rows for _, rows in find_set(stored / "clips.npz").clips])
     result = fad(stored / "clips.parquet", rows)
     assert result.score == 0
-    assert result.notes[0].startswith("fake: nothing is known of how its embeddings were made")
+    assert result.notes[0].startswith("fake: nothing is known of how the embeddings were made")
+    result = fad(rows, rows)
+    assert result.notes[0].startswith("real and fake: nothing is known of how the embeddings")
 
 
 def test_iterators_are_read_once(audio, pipe, expected, generator):

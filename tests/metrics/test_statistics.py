@@ -178,7 +178,9 @@ def test_unknown_provenance_is_one_difference():
         with pytest.raises(ValueError, match="one of the two does not say how it was made"):
             compare(unknown if compare == known.distance else known)
     assert known.distance(unknown, force=True) == 0
+    # Arrays are for the caller to know, but are not said to be alike.
     assert unknown.distance(unknown) == 0
+    assert "neither of the two says" in unknown.differences(unknown)[0]
 
 
 def released(archive):

@@ -197,6 +197,17 @@ def test_other_provenance_is_refused(folder, changes, keys):
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a"])
 
 
+@pytest.mark.parametrize("unknown", [{}, {"dtype": "float32", "weights_sha256": None}])
+def test_weights_that_are_unknown_are_not_resumed(unknown, tmp_path):
+    folder = EmbeddingFolder(tmp_path)
+    folder.check(unknown)
+    unknown = {key: value for key, value in unknown.items() if value is not None}
+    folder.start(unknown, SIZE, torch.float32)
+    folder.start(unknown, SIZE, torch.float32)  # another process of the same job
+    with pytest.raises(ValueError, match=r"Expected to know which weights .* another folder"):
+        EmbeddingFolder(tmp_path).check(unknown)
+
+
 def test_other_size_and_dtype_are_refused(folder):
     with pytest.raises(ValueError, match=r"embedding_size: 8, now 9\n  dtype: 'float32', now 'u"):
         folder.start(PROVENANCE, 9, torch.uint8)

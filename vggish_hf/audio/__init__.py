@@ -1,6 +1,8 @@
 """Decode audio from files, bytes and arrays, within limits; in processes of its own if need be."""
 
+from vggish_hf.audio.excerpts import Excerpt as Excerpt
 from vggish_hf.audio.isolated import IsolatedDecoders as IsolatedDecoders
+from vggish_hf.audio.isolated import WorkerDecoders as WorkerDecoders
 from vggish_hf.audio.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from vggish_hf.audio.limits import AudioError as AudioError
 from vggish_hf.audio.limits import AudioLimits as AudioLimits
@@ -11,3 +13,4 @@ from vggish_hf.audio.sources import AudioStream as AudioStream
 from vggish_hf.audio.sources import Decoder as Decoder
 from vggish_hf.audio.sources import load_audio as load_audio
 from vggish_hf.audio.sources import open_audio as open_audio
+from vggish_hf.audio.sources import open_excerpt as open_excerpt

@@ -1,8 +1,9 @@
 """Decode for another process: a script that is run by its path, so that it never loads torch.
 
 What goes through the pipes is messages: two sizes, a header in JSON, and bytes. A request is
-`{"path": ..., "limits": {...}}`, or no path and the file's content as bytes. What comes back is
-`{"ready": true}` once, then for each request `{"sampling_rate": ...}`, then blocks,
+`{"path": ..., "limits": {...}}`, or no path and the file's content as bytes; with `"excerpt":
+{...}` for a part of the file. What comes back is `{"ready": true}` once, then for each request
+`{"sampling_rate": ..., "first_sample": ...}`, then blocks,
 `{"channels": ...}` with (time, channels) float32 as bytes, and at last `{"end": true}`; or
 `{"error": ...}` in place of any of them.
 """
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 if TYPE_CHECKING:
     from vggish_hf.audio.blocks import RawAudio
+    from vggish_hf.audio.excerpts import Excerpt
     from vggish_hf.audio.limits import AudioLimits
     from vggish_hf.audio.parts import EncodedContent
     from vggish_hf.audio.streams import Stream
@@ -71,9 +73,16 @@ def _read_exactly(stream: BinaryIO, size: int) -> bytearray:
     return content
 
 
-def request(stream: BinaryIO, file: "Path | EncodedContent", limits: "AudioLimits") -> None:
-    """Ask for a file to be decoded."""
+def request(
+    stream: BinaryIO,
+    file: "Path | EncodedContent",
+    limits: "AudioLimits",
+    excerpt: "Excerpt | None" = None,
+) -> None:
+    """Ask for a file, or a part of it, to be decoded."""
     header: dict[str, Any] = {"limits": asdict(limits)}
+    if excerpt is not None:
+        header["excerpt"] = asdict(excerpt)
     if isinstance(file, Path):
         # Absolute, as the other process is in another folder, but with each `..`, which may lead
         # out of where a link has led; and each byte as a character, as names need not be text.
@@ -101,7 +110,7 @@ def main() -> None:
     requests: Requests = SimpleQueue()
     Thread(target=_read_requests, args=(requests,), daemon=True).start()
     with _exit_on_failure():
-        from vggish_hf.audio import decoders  # noqa: F401 - all that may fail without a file
+        from vggish_hf.audio import excerpts  # noqa: F401 - all that may fail without a file
 
         send(answers, {"ready": True})
         while True:
@@ -131,6 +140,7 @@ def _read_requests(requests: Requests) -> None:
 
 def _answer(answers: BinaryIO, requests: Requests) -> None:
     from vggish_hf.audio.decoders import open_encoded
+    from vggish_hf.audio.excerpts import Excerpt, read_excerpt
     from vggish_hf.audio.limits import AudioError, AudioLimits
     from vggish_hf.audio.parts import EncodedContent
 
@@ -140,8 +150,11 @@ def _answer(answers: BinaryIO, requests: Requests) -> None:
     file = EncodedContent(content) if name is None else Path(os.fsdecode(name.encode("latin-1")))
     del content
     try:
-        raw = open_encoded(file, limits, _open_container)
-        send(answers, {"sampling_rate": raw.sampling_rate})
+        if "excerpt" in header:
+            raw = read_excerpt(file, Excerpt(**header["excerpt"]), limits, _open_container)
+        else:
+            raw = open_encoded(file, limits, _open_container)
+        send(answers, {"sampling_rate": raw.sampling_rate, "first_sample": raw.first_sample})
         for block in raw.blocks:
             send(answers, {"channels": block.shape[1]}, block.data.cast("B"))
     except AudioError as error:

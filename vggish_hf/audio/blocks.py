@@ -21,6 +21,8 @@ class RawAudio(NamedTuple):
     blocks: RawBlocks
     """Consecutive parts (time, channels), contiguous, none of them empty or larger than
     MAX_BLOCK_BYTES. Reading them may raise AudioError."""
+    first_sample: int = 0
+    """Where in the clip they begin."""
 
 
 def block_length(sampling_rate: int, channels: int) -> int:

@@ -2,12 +2,15 @@
 
 import os
 import weakref
+from pathlib import Path
 from threading import TIMEOUT_MAX, Lock
 from types import TracebackType
 from typing import Self
 
 from vggish_hf.audio.blocks import RawAudio, RawBlocks
+from vggish_hf.audio.excerpts import Excerpt
 from vggish_hf.audio.limits import DEFAULT_LIMITS, AudioLimits
+from vggish_hf.audio.parts import EncodedContent
 from vggish_hf.audio.process import DecoderProcess
 from vggish_hf.audio.sources import (
     AudioSource,
@@ -94,13 +97,34 @@ class IsolatedDecoders:
         encoded = find_encoded(source)
         if encoded is None:
             return open_audio(source, limits)
+        return self._open(encoded, limits)
+
+    def open_excerpt(
+        self,
+        source: str | os.PathLike[str],
+        excerpt: Excerpt,
+        limits: AudioLimits = DEFAULT_LIMITS,
+    ) -> AudioStream:
+        """Open a part of an audio file, as `vggish_hf.audio.open_excerpt` does.
+
+        Raises:
+            AudioError: And what else `open` raises.
+        """
+        encoded = find_encoded(Path(source))
+        assert encoded is not None  # of a path
+        return self._open(encoded, limits, excerpt)
+
+    def _open(
+        self, encoded: Path | EncodedContent, limits: AudioLimits, excerpt: Excerpt | None = None
+    ) -> AudioStream:
         decoder = self._lease()
         try:
-            sampling_rate = decoder.start(encoded, limits)
+            sampling_rate, first = decoder.start(encoded, limits, excerpt)
         except BaseException:
             self._give_back(decoder)
             raise
-        return mix_to_mono(RawAudio(sampling_rate, self._read_blocks(decoder, limits)), limits)
+        raw = RawAudio(sampling_rate, self._read_blocks(decoder, limits), first)
+        return mix_to_mono(raw, limits)
 
     def _read_blocks(self, decoder: "DecoderProcess", limits: AudioLimits) -> RawBlocks:
         try:
@@ -141,3 +165,28 @@ class IsolatedDecoders:
                     self._idle.append(decoder)
                     return
         decoder.end()
+
+
+class WorkerDecoders:
+    """Makes `IsolatedDecoders` in each process that opens clips, as the workers of a loader do.
+
+    It can be pickled, and passed on to a process that is forked.
+
+    Example:
+        >>> import pickle
+        >>> decoders = pickle.loads(pickle.dumps(WorkerDecoders()))
+        >>> decoders.here() is decoders.here()
+        True
+    """
+
+    def __init__(self) -> None:
+        self._made: tuple[int, IsolatedDecoders] | None = None
+
+    def here(self) -> IsolatedDecoders:
+        """Return the decoders of this process, which end with it."""
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), IsolatedDecoders()
+        return self._made[1]
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"_made": None}

@@ -61,8 +61,8 @@ class AudioLimits:
         ):
             if value > getattr(self, name):
                 raise AudioError(
-                    f"Expected audio of at most {getattr(self, name)} {unit}, got {value}; pass "
-                    f"AudioLimits with a larger `{name}`"
+                    f"Expected audio of at most {getattr(self, name)} {unit}, got {value}; "
+                    f"raise the limit `{name}` (in Python, of `AudioLimits`)"
                 )
 
     def check_duration(self, num_samples: int, sampling_rate: int) -> None:
@@ -70,8 +70,7 @@ class AudioLimits:
         if self.max_seconds is not None and num_samples > self.max_seconds * sampling_rate:
             raise AudioError(
                 f"Expected audio of at most {self.max_seconds:.10g} seconds, got "
-                f"{num_samples / sampling_rate:.10g} or more; pass AudioLimits with a larger "
-                "`max_seconds`"
+                f"{num_samples / sampling_rate:.10g} or more; raise the limit `max_seconds`"
             )
 
 

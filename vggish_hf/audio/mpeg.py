@@ -31,6 +31,9 @@ _MAX_FRAME_BYTES = 1 << 12
 _MAX_UNANNOUNCED_FRAMES = 8
 # Without another frame in so many bytes mpg123 gives up.
 _MAX_GAP_BYTES = 1024
+# Where frames are looked for at the end of a file, before tags, and how many are not by chance.
+_TAIL_BYTES = 1 << 16
+_MIN_TAIL_FRAMES = 4
 
 
 class MpegRun(NamedTuple):
@@ -57,6 +60,24 @@ def find_runs(content: FilePart, start: int) -> Iterator[MpegRun]:
     while first is not None:
         run, first = _follow(frames, first)
         yield from run
+
+
+def ends_with_frames(content: FilePart, start: int, end: int) -> bool:
+    """Tell whether a file of another kind, from `start` to `end`, ends with MPEG audio."""
+    frames = _Frames(content)
+    first = max(start, end - _TAIL_BYTES)
+    tail = content.read_at(first, end - first)
+    for match in SYNC.finditer(tail):
+        position = first + match.start()
+        count = 0
+        while count < _MIN_TAIL_FRAMES and (frame := frames.at(position)) is not None:
+            if not frames.has_successor(position, frame):
+                break
+            position += frame.num_bytes
+            count += 1
+        if count == _MIN_TAIL_FRAMES:
+            return True
+    return False
 
 
 def _follow(frames: "_Frames", start: int) -> tuple[list[MpegRun], int | None]:

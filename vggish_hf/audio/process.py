@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vggish_hf.audio import _worker
 from vggish_hf.audio.blocks import MAX_BLOCK_BYTES
+from vggish_hf.audio.excerpts import Excerpt
 from vggish_hf.audio.limits import AudioError, AudioLimits, DecoderStartError
 from vggish_hf.audio.parts import EncodedContent
 
@@ -68,16 +69,18 @@ class DecoderProcess:
         self._process.kill()
         self._process.wait()
 
-    def start(self, file: Path | EncodedContent, limits: AudioLimits) -> int:
-        """Begin a file, and return its rate in Hz."""
+    def start(
+        self, file: Path | EncodedContent, limits: AudioLimits, excerpt: Excerpt | None = None
+    ) -> tuple[int, int]:
+        """Begin a file, or a part of it, and return its rate in Hz and the first sample."""
         self.is_idle = False
         self._stderr.seek(0)  # the process shares the position
         self._stderr.truncate()
         with self._exchange():
-            _worker.request(self._stdin, file, limits)
+            _worker.request(self._stdin, file, limits, excerpt)
             header, _ = _worker.receive(self._stdout, 0)
             self._raise_reported(header)
-            return parse_rate(header, limits)
+            return parse_rate(header, limits), parse_first_sample(header)
 
     def read_block(self, limits: AudioLimits) -> NDArray[np.float32] | None:
         """Return the next block (time, channels), None behind the last."""
@@ -142,6 +145,18 @@ def parse_rate(header: dict[str, Any], limits: AudioLimits) -> int:
     if not isinstance(sampling_rate, int) or not 1 <= sampling_rate <= limits.max_sampling_rate:
         raise ValueError(f"expected a sampling rate, got {sampling_rate!r:.50}")
     return sampling_rate
+
+
+def parse_first_sample(header: dict[str, Any]) -> int:
+    """Return where the samples begin that the header of an answer announces.
+
+    Raises:
+        ValueError: It does not say.
+    """
+    first = header.get("first_sample")
+    if not isinstance(first, int) or first < 0:
+        raise ValueError(f"expected a first sample, got {first!r:.50}")
+    return first
 
 
 def parse_block(

@@ -112,6 +112,15 @@ def _chunks(
         position += 4 + width + size + (size & 1 if width == 4 else 0)
 
 
+def check_rest(content: FilePart, kind: str, position: int, end: int) -> None:
+    """Raise AudioError if what follows the last chunk of a kind of file may be audio."""
+    if position < end and not _is_no_audio(content, position, end):
+        raise AudioError(
+            f"its {kind} header announces samples up to byte {position}, but {end - position} more "
+            "bytes follow that are neither chunks nor tags; write it again with its true size"
+        )
+
+
 def ends_with_chunks(content: FilePart, size: SampleSize, end: int) -> bool:
     """Tell whether the samples, and the chunks after them, end where the file does."""
     return end - 1 <= _after_chunks(content, size, end) <= end

@@ -59,6 +59,19 @@ class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
 
 
 def open_sound(file: Path | EncodedContent, stream: Stream, limits: AudioLimits) -> RawAudio:
+    """Open with soundfile, to read it from its start to its end.
+
+    Raises:
+        UnknownFormatError: As `open_sound_file`.
+        AudioError: As `open_sound_file`.
+    """
+    sound = open_sound_file(file, stream, limits)
+    return RawAudio(sound.samplerate, _read_blocks(sound, stream.max_samples))
+
+
+def open_sound_file(
+    file: Path | EncodedContent, stream: Stream, limits: AudioLimits
+) -> SequentialSoundFile:
     """Open with soundfile.
 
     Raises:
@@ -78,7 +91,7 @@ def open_sound(file: Path | EncodedContent, stream: Stream, limits: AudioLimits)
             f"not audio, but {foreign}"
             if foreign
             else f"libsndfile cannot open it ({reason}), and FFmpeg does not get to see files of "
-            "unknown formats"
+            "unknown formats; write audio without a header (raw PCM, GSM, VOX) as WAV"
         ) from None
     num_bytes = stream.end - stream.start
     width = _SAMPLE_BYTES.get(sound.subtype)
@@ -89,7 +102,7 @@ def open_sound(file: Path | EncodedContent, stream: Stream, limits: AudioLimits)
     except AudioError:
         sound.close()
         raise
-    return RawAudio(sound.samplerate, _read_blocks(sound, stream.max_samples))
+    return sound
 
 
 def _read_blocks(sound: SequentialSoundFile, max_samples: int | None) -> RawBlocks:

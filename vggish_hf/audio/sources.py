@@ -14,6 +14,7 @@ from torch import Tensor
 from vggish_hf._checks import MAX_CHANNELS, check_sampling_rate
 from vggish_hf.audio.blocks import RawAudio, block_length
 from vggish_hf.audio.decoders import open_encoded
+from vggish_hf.audio.excerpts import Excerpt, read_excerpt
 from vggish_hf.audio.ffmpeg import (
     find_encoded_row,
     is_decoder,
@@ -97,6 +98,18 @@ def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> Aud
     return mix_to_mono(open_encoded(encoded, limits), limits)
 
 
+def open_excerpt(
+    source: str | os.PathLike[str], excerpt: Excerpt, limits: AudioLimits = DEFAULT_LIMITS
+) -> AudioStream:
+    """Open a part of an audio file, see `Excerpt`; what comes before it need not be decoded.
+
+    Raises:
+        FileNotFoundError: There is no file at the path.
+        AudioError: As for `open_audio`.
+    """
+    return mix_to_mono(read_excerpt(_check_file(Path(source)), excerpt, limits), limits)
+
+
 def load_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> tuple[Tensor, int]:
     """Decode a whole clip.
 
@@ -162,15 +175,15 @@ def mix_to_mono(raw: RawAudio, limits: AudioLimits) -> AudioStream:
 
 
 def _mix(raw: RawAudio, limits: AudioLimits) -> Iterator[Tensor]:
-    received = 0
+    position = raw.first_sample
     with closing(raw.blocks) as blocks:
         for block in blocks:
             samples = torch.from_numpy(block)
-            check_samples(samples, received, raw.sampling_rate)
-            received += len(block)
-            limits.check_duration(received, raw.sampling_rate)
+            check_samples(samples, position, raw.sampling_rate)
+            position += len(block)
+            limits.check_duration(position, raw.sampling_rate)
             yield samples.mean(1)
-    if not received:
+    if position == raw.first_sample:
         raise AudioError("it holds no samples")
 
 

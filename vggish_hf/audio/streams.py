@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from vggish_hf.audio import flac, mpeg, sizes
+from vggish_hf.audio import flac, mpeg, nist, sizes, voc, w64
 from vggish_hf.audio.containers import skip_id3
 from vggish_hf.audio.limits import AudioError
 from vggish_hf.audio.parts import EncodedContent, FilePart
@@ -22,6 +22,7 @@ _AU = re.compile(rb"\.snd\0\0...{4}\0\0\0[\x01-\x1d]\0[\0-\x0b]..\0\0\0[\x01-\x2
 _CAF = re.compile(rb"caff\0\x01\0\0desc")
 _W64 = re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb")
 _VOC = re.compile(rb"Creative Voice File\x1a")
+_NIST = re.compile(rb"NIST_1A\n +[0-9]{1,6}\n")
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 _OGG = re.compile(rb"OggS\0[\x02\x06]")
 _MP4 = re.compile(rb"\0\0\0[\x0c-\x7f]ftyp[ -~]{4}")
@@ -36,6 +37,7 @@ _NEEDLES: dict[re.Pattern[bytes], tuple[bytes, ...]] = {
     _CAF: (b"caff\0\1\0\0",),
     _W64: (b"riff\x2e\x91\xcf\x11",),
     _VOC: (b"Creative Voice File\x1a",),
+    _NIST: (b"NIST_1A\n",),
     _FLAC: (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"),
     _OGG: (b"OggS\0\2", b"OggS\0\6"),
     _MP4: (b"ftyp",),
@@ -47,7 +49,13 @@ _NEEDLE_OFFSETS = {_MP4: 4}
 _HEAD_BYTES = 32
 # Kinds that may follow one another; the others may hold files of these kinds, and are followed by
 # their own kind alone.
-_PLAIN = (_WAV, _AIFF, _AU, _CAF, _W64, _VOC, _FLAC, _OGG)
+_PLAIN = (_WAV, _AIFF, _AU, _CAF, _W64, _VOC, _NIST, _FLAC, _OGG)
+# Kinds whose decoder takes what follows the samples for more of them.
+_ENDLESS = {
+    _VOC: ("VOC", voc.find_ends),
+    _W64: ("W64", w64.find_ends),
+    _NIST: ("NIST", nist.find_ends),
+}
 
 _MAX_STREAMS = 10_000
 # From the smallest frame of MPEG audio to the largest one.
@@ -112,6 +120,8 @@ def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | N
     kind = next((kind for kind in _NEEDLES if kind.match(head)), None)
     if kind is None and mpeg.SYNC.match(head):
         return _mpeg_streams(content, start)
+    if kind in _ENDLESS:
+        return _stream_up_to_samples(content, start, kind)
     size = sizes.find_sample_size(content, start)
     is_whole = size is not None and sizes.ends_with_chunks(content, size, content.size)
     following = None
@@ -121,6 +131,10 @@ def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | N
         following = _find_next(content, _skip_first_pages(content, start), kind)
     end = content.size if following is None else following
     replaced = {} if size is None else sizes.correct_size(content, size, end)
+    if size is not None and not size.has_chunks and not size.is_unknown:
+        end = min(end, size.end)  # of AU, some decoders take what follows for samples
+    if kind in (_FLAC, _OGG) and mpeg.ends_with_frames(content, start, end):
+        raise AudioError("MP3 data follow its FLAC or Ogg data, and are not read; split the file")
     stream = Stream(
         position,
         end,
@@ -140,6 +154,25 @@ def _mpeg_streams(content: FilePart, start: int) -> tuple[list[Stream], int | No
         for start, end, has_info in runs
     ]
     return streams, following
+
+
+def _stream_up_to_samples(
+    content: FilePart, start: int, kind: re.Pattern[bytes]
+) -> tuple[list[Stream], int | None]:
+    """Find a stream that ends where its samples do: its decoder takes what follows for more."""
+    name, find_ends = _ENDLESS[kind]
+    ends = find_ends(content, start)
+    is_whole = ends is not None and ends[1] == content.size
+    following = None if is_whole else _find_next(content, start + 8, kind)
+    end = content.size if following is None else following
+    if ends is None:
+        return [Stream(start, end)], following
+    sound_end, last_end = ends
+    sizes.check_rest(content, name, last_end, end)
+    end = min(end, sound_end)
+    # Of VOC libsndfile leaves out the last byte, which may be missing.
+    claimed_bytes = end + 1 - start if kind is _VOC else None
+    return [Stream(start, end, claimed_bytes=claimed_bytes)], following
 
 
 def _find_next(content: FilePart, start: int, kind: re.Pattern[bytes]) -> int | None:

@@ -111,7 +111,7 @@ def split_of(path: str | os.PathLike[str]) -> str:
     if stem not in SPLITS:
         raise ValueError(
             f"Expected a CSV named {', '.join(f'{name}.csv' for name in SPLITS)}, got "
-            f"{Path(path).name!r}; say which split it is: pass `split` (`--split NAME`)"
+            f"{Path(path).name!r}; say which split it is: pass `split`"
         )
     return SPLITS[stem]
 

@@ -36,6 +36,7 @@ _OPTIONS = {
     "num_actors": "actors",
     "num_workers": "workers",
     "per_clip": "per_file",
+    "pipeline": "model",
 }
 
 # As a shell says of a command that SIGPIPE has ended.

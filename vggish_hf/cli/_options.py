@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -97,9 +98,12 @@ def say(text: str, file: TextIO | None = None) -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
+_flags: ContextVar[Mapping[str, str]] = ContextVar("flags")
+
+
 @contextmanager
 def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Name options in a ValueError as the command line does.
+    """Name options as the command line does: in a ValueError, and in what `in_flags` gets.
 
     Args:
         flags: The option for each name of an argument in Python.
@@ -111,15 +115,27 @@ def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
         ...
         ValueError: Expected `--workers` of at least 1, got 0
     """
+    token = _flags.set(flags)
     try:
         yield
     except ValueError as error:
-        names = "|".join(map(re.escape, flags))
         if len(error.args) == 1:  # of a plain one; it stays what it is
-            text = re.sub(
-                rf"`({names})`|(?<![\w?&-])({names})(?==)",
-                lambda match: f"`{flags[match[1]]}`" if match[1] else flags[match[2]],
-                str(error),
-            )
-            error.args = (text,)
+            error.args = (in_flags(str(error)),)
         raise
+    finally:
+        _flags.reset(token)
+
+
+def in_flags(text: object) -> str:
+    """Name the options in a text, such as the reason of a failed clip, as `naming_flags` does."""
+    flags = _flags.get({})
+    names = "|".join(map(re.escape, flags))
+    return (
+        re.sub(
+            rf"`({names})`|(?<![\w?&/'-])({names})(?==)",
+            lambda match: f"`{flags[match[1]]}`" if match[1] else flags[match[2]],
+            str(text),
+        )
+        if flags
+        else str(text)
+    )

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from vggish_hf.cli._streams import flush_output
 from vggish_hf.hub import BUILTIN_MODELS
 from vggish_hf.lightning import ClipDataModule, VGGishClassifier
 
@@ -179,8 +180,9 @@ class ScoreLines(pl.Callback):  # type: ignore[misc] # untyped
             for name in scores
             if name.startswith(prefix)
         ]
-        pl_module.print(f"{title}: {', '.join(shown)}")
-        sys.stdout.flush()
+        with suppress(OSError):  # that nobody listens any more does not end the training
+            pl_module.print(f"{title}: {', '.join(shown)}")
+        flush_output()
 
 
 def with_absolute_paths(config: Namespace) -> Namespace:

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggish_hf.cli._options import in_flags, printable, say
+
 if TYPE_CHECKING:
     from vggish_hf.audioset.clips.splits import ClipSplit
 
@@ -79,20 +81,20 @@ def run(args: argparse.Namespace) -> int:
     print_split(split, exported, f"{args.output / CONFIG}/{split}-*.parquet")
     if args.push:
         private = args.private or None
-        print(push_config(args.output, CONFIG, args.push, revision=args.revision, private=private))
+        say(push_config(args.output, CONFIG, args.push, revision=args.revision, private=private))
     return 1 if exported.left_out else 0
 
 
 def print_split(name: str, split: "ClipSplit", where: str) -> None:
     """Print what was written and what was not: of many, some, and where the others are listed."""
     for path, reason in split.skipped[:_SHOWN]:
-        print(f"skipped: {path}: {reason}", file=sys.stderr)
+        say(f"skipped: {printable(path)}: {reason}", sys.stderr)
     if len(split.skipped) > _SHOWN:
-        print(f"skipped: {len(split.skipped) - _SHOWN} more", file=sys.stderr)
+        say(f"skipped: {len(split.skipped) - _SHOWN} more", sys.stderr)
     if split.unmatched.count:
-        print(split.unmatched, file=sys.stderr)
+        say(str(split.unmatched), sys.stderr)
     for entry in split.left_out[:_SHOWN]:
-        print(f"left out: {': '.join(filter(None, entry))}", file=sys.stderr)
+        say(f"left out: {printable(in_flags(': '.join(filter(None, entry))))}", sys.stderr)
     if len(split.left_out) > _SHOWN:
-        print(f"left out: {len(split.left_out) - _SHOWN} more, see {split.report}", file=sys.stderr)
-    print(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} left out")
+        say(f"left out: {len(split.left_out) - _SHOWN} more, see {split.report}", sys.stderr)
+    say(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} left out")

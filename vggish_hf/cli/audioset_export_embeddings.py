@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from vggish_hf.cli._options import say
 from vggish_hf.tf_files.records import Errors
 
 _EPILOG = """\
@@ -68,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     left_out = 0
     for name, split in exported.items():
         for shard, count in split.skipped.items():
-            print(f"left out: {count} damaged in {shard}", file=sys.stderr)
+            say(f"left out: {count} damaged in {shard}", sys.stderr)
             left_out += count
-        print(f"{name}: {split.records} records in {args.output / CONFIG}/{name}-*.parquet")
+        say(f"{name}: {split.records} records in {args.output / CONFIG}/{name}-*.parquet")
     if args.push:
         private = args.private or None
-        print(push_config(args.output, CONFIG, args.push, revision=args.revision, private=private))
+        say(push_config(args.output, CONFIG, args.push, revision=args.revision, private=private))
     return 1 if left_out else 0

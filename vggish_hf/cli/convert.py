@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from vggish_hf.cli._options import say
 from vggish_hf.configuration import Activation
 from vggish_hf.conversion import convert_checkpoint, convert_google, save_converted
 from vggish_hf.conversion.convert import check_new_folder
 
 _EPILOG = """\
 SOURCE is told by its content: a TensorFlow V1 or V2 checkpoint, torchvggish's .pth or torchaudio's
-.pt; `google` fetches the published checkpoint and its PCA and verifies both.
+.pt; their tensors in a safetensors file, or a folder with model.safetensors or pytorch_model.bin.
+`google` fetches the published checkpoint and its PCA and verifies both.
 
 examples:
   vggish-hf convert google -o vggish/
@@ -57,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
         converted = convert_checkpoint(args.source, pca=args.pca, embedding_activation=activation)
     save_converted(converted, args.output, overwrite=args.force)
     for line in converted.left_out:
-        print(f"left out: {line}")
-    if converted.origin != "tensorflow" and args.embedding_activation is None:
-        print(
+        say(f"left out: {line}")
+    if converted.origin in ("torchvggish", "torchaudio") and args.embedding_activation is None:
+        say(
             f"warning: {converted.origin} applies a ReLU to the embeddings, which the original "
             "does not; converted without it. Choose with --embedding-activation none or relu.",
-            file=sys.stderr,
+            sys.stderr,
         )
     config = converted.model.config
     pca = "with" if config.postprocessor else "without"
     sizes = f"{config.embedding_size}-d embeddings, {pca} post-processor"
-    print(f"{converted.origin} checkpoint, {sizes}, in {args.output}")
+    say(f"{converted.origin} checkpoint, {sizes}, in {args.output}")
     return 0

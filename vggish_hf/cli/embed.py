@@ -14,8 +14,8 @@ from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.cli._interrupts import Ending, ending_soon
 from vggish_hf.cli._options import (
     add_model_options,
+    in_flags,
     load_pipeline,
-    naming_flags,
     open_missing_streams,
     printable,
     say,
@@ -32,21 +32,6 @@ from vggish_hf.outputs.formats import FORMATS
 from vggish_hf.pipeline import Postprocess
 
 Engine = Literal["local", "ray"]
-
-_FLAGS = {
-    "postprocess": "--postprocess",
-    "pool": "--pool",
-    "padding": "--padding",
-    "example_hop_seconds": "--example-hop",
-    "batch_size": "--batch-size",
-    "num_workers": "--workers",
-    "max_seconds": "--max-seconds",
-    "part_clips": "--part-clips",
-    "num_actors": "--actors",
-    "revision": "--revision",
-    "dtype": "--dtype",
-    "device": "--device",
-}
 
 _EPILOG = """\
 INPUT may be a tar of audio files, a Parquet file with a column of them, and a URL: s3://, gs://,
@@ -162,7 +147,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     open_missing_streams()
-    with ending_soon() as ending, naming_flags(_FLAGS):
+    with ending_soon() as ending:
         if args.output.endswith(("/", os.sep)) or os.path.isdir(args.output):
             return _embed_to_folder(args, ending)
         for name, given in (
@@ -221,7 +206,7 @@ def _embed_to_folder(args: argparse.Namespace, ending: Ending) -> int:
             )
             summary = _run_engine(args, clips, options)
     except ClusterError as error:
-        say(f"vggish-hf: error: {printable(error)}", sys.stderr)
+        say(f"vggish-hf: error: {printable(in_flags(error))}", sys.stderr)
         return 2
     return _finish(summary, args.output)
 
@@ -300,7 +285,7 @@ def _finish(summary: EmbeddingSummary, output: str) -> int:
 
 def _report(summary: EmbeddingSummary) -> None:
     for clip, reason in summary.failed.items():
-        say(f"failed: {printable(clip)}: {printable(reason)}", sys.stderr)
+        say(f"failed: {printable(clip)}: {printable(in_flags(reason))}", sys.stderr)
     for clip in summary.too_short:
         say(f"shorter than an example: {printable(clip)}", sys.stderr)
 

@@ -12,23 +12,12 @@ from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits
 from vggish_hf.cli._options import (
     add_model_options,
+    in_flags,
     load_pipeline,
-    naming_flags,
     printable,
     say,
 )
 from vggish_hf.metrics import FadResult, PresetName, find_set, frechet_audio_distance
-
-# What the command line calls arguments of Python.
-_FLAGS = {
-    "batch_size": "--batch-size",
-    "num_workers": "--workers",
-    "max_seconds": "--max-seconds",
-    "force": "--force",
-    "model": "--model",
-    "preset": "--preset",
-    "infinity": "--inf",
-}
 
 _EPILOG = """\
 REAL and FAKE are each whatever `vggish-hf embed` takes: an audio file, a folder (searched
@@ -104,11 +93,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    with naming_flags(_FLAGS):
-        return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     check_at_least_one(batch_size=args.batch_size, num_workers=args.workers)
     limits = AudioLimits(max_seconds=args.max_seconds)
@@ -138,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
             say(line)
     failures = (*result.real.failures, *result.fake.failures)
     for clip, reason in failures:
-        say(f"failed: {printable(clip)}: {printable(reason)}", sys.stderr)
+        say(f"failed: {printable(clip)}: {printable(in_flags(reason))}", sys.stderr)
     if args.save_stats is not None:
         result.real.statistics.save(args.save_stats)
     if args.json not in (None, "-"):
@@ -203,7 +187,7 @@ def _table(result: FadResult, *, per_file: bool) -> Iterator[str]:
         lines.append(("infinity", infinity[0], fitted))
     yield from _columns(lines, "<<<")
     for note in result.notes:
-        yield f"note: {printable(note)}".replace("`infinity`", "`--inf`")
+        yield f"note: {printable(in_flags(note))}"
 
 
 def _origin(result: FadResult) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vggish_hf.audio import DEFAULT_LIMITS, AudioLimits, IsolatedDecoders
-from vggish_hf.cli._options import naming_flags, printable, say
+from vggish_hf.cli._options import in_flags, printable, say
 from vggish_hf.cli._scores import WriteScores, check_scores_file, open_scores
 from vggish_hf.inputs import Clip, find_clips, make_decoder
 from vggish_hf.modeling.loading import check_device
@@ -37,12 +37,6 @@ examples:
 
 exit code: 0 all inputs done, 1 some failed (the others are done), 2 a usage error
 """
-_FLAGS = {
-    "num_workers": "--workers",
-    "batch_size": "--batch-size",
-    "max_seconds": "--max-seconds",
-    "pipeline": "--model",
-}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -96,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if output is not None:
         check_scores_file(output)
     check_device(args.device)
-    with naming_flags(_FLAGS):
-        limits = AudioLimits(max_seconds=args.max_seconds)
+    limits = AudioLimits(max_seconds=args.max_seconds)
     clips = find_clips(args.inputs, follow_symlinks=args.follow_symlinks, on_skip=_note_skipped)
     classifier = VGGishClassifier.from_pretrained(
         args.classifier, device=args.device, revision=args.revision
@@ -113,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             failed[clip.id] = str(error)
 
     decoders = IsolatedDecoders()
-    with naming_flags(_FLAGS), _plain_warnings():
+    with _plain_warnings():
         found = classifier.classify(
             clips,
             pipeline=pipeline,
@@ -146,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         if not scored:
             raise _NothingClassifiedError
     for clip_id, reason in failed.items():
-        say(f"failed: {printable(clip_id)}: {printable(reason)}", sys.stderr)
+        say(f"failed: {printable(clip_id)}: {printable(in_flags(reason))}", sys.stderr)
     for clip_id in too_short:
         say(f"shorter than an example: {printable(clip_id)}", sys.stderr)
     if output is not None:
@@ -182,7 +175,7 @@ def _plain_warnings() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in heard:
-        say(f"vggish-hf: warning: {printable(warning.message)}", sys.stderr)
+        say(f"vggish-hf: warning: {printable(in_flags(warning.message))}", sys.stderr)
 
 
 def _load_pipeline(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vggish_hf import hub
 from vggish_hf._runtime.files import read_json
+from vggish_hf.cli._options import say
 from vggish_hf.pipeline import VGGishPipeline
 
 
@@ -27,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     _check(args.folder)
-    print(
+    say(
         hub.push_folder(
             args.folder, args.repo_id, revision=args.revision, private=args.private or None
         )

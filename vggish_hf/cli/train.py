@@ -10,6 +10,7 @@ from zipfile import is_zipfile
 import torch
 
 from vggish_hf._runtime.files import unfinished_file
+from vggish_hf.cli._options import say
 
 if TYPE_CHECKING:
     from vggish_hf.cli._train_cli import TrainCLI
@@ -149,7 +150,7 @@ def _save(cli: "TrainCLI") -> None:
         config = cli.parser.dump(with_absolute_paths(cli.config))
         with unfinished_file(Path(cli.config.output, "training.yaml")) as unfinished:
             unfinished.write_text(config, encoding="utf-8")
-        print(f"the classifier is in {cli.config.output}")
+        say(f"the classifier is in {cli.config.output}")
     if cli.config.network is not None:
         cli.model.to_pipeline().save_pretrained(cli.config.network)
-        print(f"the network is in {cli.config.network}")
+        say(f"the network is in {cli.config.network}")

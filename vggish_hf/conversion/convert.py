@@ -13,6 +13,11 @@ from torch import Tensor
 
 from vggish_hf import hub
 from vggish_hf.configuration import Activation, VGGishConfig
+from vggish_hf.conversion.safetensors_files import (
+    find_weights,
+    is_safetensors,
+    load_safetensors,
+)
 from vggish_hf.conversion.sources import (
     GOOGLE_CHECKPOINT,
     GOOGLE_PCA,
@@ -24,6 +29,7 @@ from vggish_hf.conversion.state_dicts import (
     NAMES,
     Origin,
     check_dimensions,
+    find_prefix,
     from_tensorflow,
     from_torch,
     infer_config,
@@ -40,6 +46,7 @@ _WAYS_OUT = (
     f"run `vggish-hf convert {GOOGLE_CHECKPOINT.name} --pca {GOOGLE_PCA.name} -o DIR` and use "
     "`--model DIR`; `--model demo` is a small model inside the package, to try"
 )
+_POSTPROCESSOR = ("postprocessor.eigenvectors", "postprocessor.means")
 _GOOGLE_CARD = Path(__file__).parents[1] / "assets" / "model_card.md"
 
 
@@ -70,7 +77,9 @@ def convert_checkpoint(
     """Read a checkpoint of any implementation, told by its content, not by its name.
 
     Args:
-        source: A TensorFlow V1 or V2 checkpoint, torchvggish's `.pth` or torchaudio's `.pt`.
+        source: A TensorFlow V1 or V2 checkpoint, torchvggish's `.pth` or torchaudio's `.pt`; their
+            tensors, or this package's, in a safetensors file, or in a folder with
+            `model.safetensors` or `pytorch_model.bin`.
         pca: The post-processor's parameters, the original `.npz` or torchvggish's `.pth`.
         embedding_activation: The activation behind the last layer. The original has none; the
             torch ports apply a ReLU in code, which no checkpoint tells.
@@ -80,8 +89,13 @@ def convert_checkpoint(
         ValueError: A file is damaged, or not of these kinds, or its values are not finite; the
             message says what it lacks.
     """
-    path = Path(source)
+    path = find_weights(Path(source))
     origin, tensors, left_out = _read(path)
+    if origin == "vggish_hf" and path.with_name(hub.CONFIG_NAME).is_file():
+        raise ValueError(
+            f"Expected a checkpoint to convert, {str(path.parent)!r} is a model folder already: "
+            "use it as it is, as `--model` or with `from_pretrained`"
+        )
     if pca is not None:
         eigenvectors, means = load_pca(Path(pca))
         size = len(tensors["fc2.bias"])
@@ -90,9 +104,9 @@ def convert_checkpoint(
                 f"Expected a PCA of the embeddings' size, {size}, got one of {len(means)} in "
                 f"{str(pca)!r}"
             )
-        tensors |= {"postprocessor.eigenvectors": eigenvectors, "postprocessor.means": means}
+        tensors |= dict(zip(_POSTPROCESSOR, (eigenvectors, means), strict=True))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = infer_config(shapes, postprocessor=pca is not None)
+    config = infer_config(shapes, postprocessor="postprocessor.means" in shapes)
     model = _build(replace(config, embedding_activation=embedding_activation), tensors, path)
     is_google = (
         embedding_activation == "none"
@@ -111,18 +125,25 @@ def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
         convert = _from_variable
     elif is_torch_file(path):
         found = load_torch_file(path)
+    elif is_safetensors(path):
+        found = load_safetensors(path)
     elif path.exists():
         raise ValueError(
-            "Expected a TensorFlow checkpoint (V1 or V2), torchvggish's .pth or torchaudio's .pt, "
-            f"{str(path)!r} is none of them, or cut off"
+            "Expected a TensorFlow checkpoint (V1 or V2), torchvggish's .pth, torchaudio's .pt or "
+            f"a safetensors file, {str(path)!r} is none of them, or cut off"
         )
     else:
         raise FileNotFoundError(f"Expected a checkpoint, there is no file {str(path)!r}")
+    prefix = find_prefix(found)
+    found = {name.removeprefix(prefix): value for name, value in found.items()}
     shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
     origin = recognize(shapes)
-    check_dimensions({ours: shapes[theirs] for theirs, ours in NAMES[origin].items()})
+    names = NAMES[origin]
+    check_dimensions({ours: shapes[theirs] for theirs, ours in names.items()})
+    if origin == "vggish_hf" and found.keys() >= set(_POSTPROCESSOR):
+        names = names | {name: name for name in _POSTPROCESSOR}
     # Popped, so that the memory of one is free before the next is converted.
-    tensors = {ours: convert(found.pop(theirs)) for theirs, ours in NAMES[origin].items()}
+    tensors = {ours: convert(found.pop(theirs)) for theirs, ours in names.items()}
     return origin, tensors, tuple(f"{name} {shapes[name]}" for name in sorted(found))
 
 

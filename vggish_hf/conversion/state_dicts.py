@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vggish_hf.configuration import VGGishConfig
 
-Origin = Literal["tensorflow", "torchvggish", "torchaudio"]
+Origin = Literal["tensorflow", "torchvggish", "torchaudio", "vggish_hf"]
 
 _SCOPES = (
     "conv1",
@@ -52,6 +52,7 @@ NAMES: Mapping[Origin, dict[str, str]] = {
     ),
     "torchvggish": _sequential_table("features", "embeddings"),
     "torchaudio": _sequential_table("features_network", "embedding_network"),
+    "vggish_hf": _name_table(LAYERS, {".weight": "weight", ".bias": "bias"}),
 }
 
 
@@ -74,6 +75,23 @@ def recognize(names: Iterable[str]) -> Origin:
             f"{', '.join(listed + more) or 'nothing'})"
         )
     return origin
+
+
+def find_prefix(names: Iterable[str]) -> str:
+    """Return what a module around the network put before the names of its tensors, or nothing.
+
+    Example:
+        >>> find_prefix(["model.conv1.weight", "head.weight"]), find_prefix(["conv1.weight"])
+        ('model.', '')
+    """
+    found = set(names)
+    firsts = [next(iter(table)) for table in NAMES.values()]
+    if found.isdisjoint(firsts):
+        for name in sorted(found):
+            for first in firsts:
+                if name.endswith(f".{first}"):
+                    return name.removesuffix(first)
+    return ""
 
 
 def check_dimensions(shapes: Mapping[str, tuple[int, ...]]) -> None:

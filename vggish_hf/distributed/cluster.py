@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from vggish_hf._checks import check_at_least_one
@@ -60,7 +60,7 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
     is_ours = not ray.is_initialized()
     if is_ours:
-        check_answers(address or os.environ.get("RAY_ADDRESS"))
+        check_answers(find_address(address))
         with _own_signals():
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current().copy()
@@ -83,6 +83,24 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
+def find_address(address: str | None) -> str | None:
+    """Return the address that Ray would use: `auto` and None stand for what it remembers.
+
+    That is the environment's `RAY_ADDRESS`, or a file that `ray start` writes and that stays when
+    a cluster dies.
+    """
+    if address not in (None, "", "auto"):
+        return address
+    # Moved or gone in another version of Ray, it leaves the question to `ray.init`; so does
+    # ConnectionError, by which it says that it remembers nothing.
+    with suppress(ImportError, AttributeError, ConnectionError):
+        from ray._private.services import get_ray_address_from_environment
+
+        found: str | None = get_ray_address_from_environment(address or None, None)
+        return found
+    return os.environ.get("RAY_ADDRESS")
+
+
 def check_answers(address: str | None) -> None:
     """Raise ClusterError if no cluster is at an address, for which Ray would wait for minutes.
 
@@ -102,7 +120,8 @@ def check_answers(address: str | None) -> None:
     except (OSError, OverflowError, UnicodeError) as error:
         raise ClusterError(
             f"No Ray cluster answers at {address!r} ({error}); start one there with `ray start "
-            "--head`, or pass another address"
+            "--head`, or pass another address; if you passed none, Ray has it from RAY_ADDRESS or "
+            "from a cluster that has died (`ray stop` makes it forget)"
         ) from error
 
 

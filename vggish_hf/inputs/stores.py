@@ -170,7 +170,8 @@ def check_size(name: str, size: int, max_bytes: int, *, or_more: bool = False) -
     if size > max_bytes:
         raise ValueError(
             f"Expected a clip of at most {max_bytes} bytes, {name!r} has {size}"
-            f"{' or more' * or_more}; pass a larger `max_bytes`"
+            f"{' or more' * or_more}; copy it to this machine, or "
+            "pass a larger `max_bytes` (in Python)"
         )
 
 

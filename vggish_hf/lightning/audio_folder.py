@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from vggish_hf.audio import WorkerDecoders, open_excerpt
 from vggish_hf.lightning.data_module import ClipDataModule
 from vggish_hf.training.batches import WaveformClip, collate_waveforms
 from vggish_hf.training.crops import load_random_crop, load_start
@@ -50,6 +51,8 @@ class AudioFolderDataModule(ClipDataModule):
         batch_size: Clips in a batch.
         num_workers: Processes of each loader, which decode; 0 for none.
         balanced_sampling: See `ClipDataModule`.
+        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+            decoder is an error with its name, and no death of a worker: for untrusted audio.
 
     Attributes:
         classes: The classes, sorted.
@@ -91,6 +94,7 @@ class AudioFolderDataModule(ClipDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         balanced_sampling: bool = False,
+        isolated: bool = False,
     ) -> None:
         super().__init__(
             collate_waveforms,
@@ -103,6 +107,7 @@ class AudioFolderDataModule(ClipDataModule):
                 raise ValueError(f"Expected `{name}` to be positive, got {seconds}")
         self.clip_seconds = clip_seconds
         self.max_seconds = max_seconds
+        self.isolated = isolated
         folder = None if audio_folder is None else os.fspath(audio_folder)
         layout = TableLayout(path_column, label_column, fold_column, folder)
         files, is_multi_label = _read(Path(source), fold_pattern, layout)
@@ -141,7 +146,12 @@ class AudioFolderDataModule(ClipDataModule):
         self, files: Sequence[LabelledFile], clip_seconds: float | None = None
     ) -> "_AudioFiles":
         return _AudioFiles(
-            files, self._labels(files), len(self.classes), clip_seconds, self.max_seconds
+            files,
+            self._labels(files),
+            len(self.classes),
+            clip_seconds,
+            self.max_seconds,
+            isolated=self.isolated,
         )
 
     def _labels(self, files: Iterable[LabelledFile]) -> list[list[int]]:
@@ -159,7 +169,10 @@ class _AudioFiles(Dataset[WaveformClip]):
         num_classes: int,
         clip_seconds: float | None,
         max_seconds: float,
+        *,
+        isolated: bool,
     ) -> None:
+        self._decoders = WorkerDecoders() if isolated else None
         self._files = files
         self._labels = labels
         self._num_classes = num_classes
@@ -171,10 +184,13 @@ class _AudioFiles(Dataset[WaveformClip]):
 
     def __getitem__(self, index: int) -> WaveformClip:
         file = self._files[index]
+        open_part = open_excerpt if self._decoders is None else self._decoders.here().open_excerpt
         if self._clip_seconds is None:
-            waveform, rate = load_start(file.path, self._max_seconds)
+            waveform, rate = load_start(file.path, self._max_seconds, open_part)
         else:
-            waveform, rate = load_random_crop(file.path, self._clip_seconds, self._max_seconds)
+            waveform, rate = load_random_crop(
+                file.path, self._clip_seconds, self._max_seconds, open_part
+            )
         target = torch.zeros(self._num_classes)
         target[self._labels[index]] = 1
         return WaveformClip(id=file.id, waveform=waveform, sampling_rate=rate, target=target)

@@ -184,7 +184,13 @@ class AudioSetClipsDataModule(AudioSetDataModule):
     """Trains on AudioSet's clips of audio; batches are `WaveformBatch`, each clip at its own rate.
 
     A source is a pair of a segments CSV and its audio files, as for `AudioSetClips`, or a folder
-    that `export_clips` wrote. The arguments are those of `AudioSetDataModule`.
+    that `export_clips` wrote. The other arguments are those of `AudioSetDataModule`.
+
+    Args:
+        train_source: What to learn from.
+        test_source: What to test with, if anything.
+        isolated: As for `AudioSetClipsDataset`.
+        **options: See `AudioSetDataModule`.
 
     Example:
         >>> data = AudioSetClipsDataModule(
@@ -196,6 +202,17 @@ class AudioSetClipsDataModule(AudioSetDataModule):
     """
 
     _BATCH_SIZE = 32
+
+    def __init__(
+        self,
+        train_source: AudioSetSource,
+        test_source: AudioSetSource | None = None,
+        *,
+        isolated: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(train_source, test_source, **options)
+        self.isolated = isolated
 
     @staticmethod
     def _collate(clips: Sequence[AudioClip]) -> WaveformBatch:
@@ -225,7 +242,7 @@ class AudioSetClipsDataModule(AudioSetDataModule):
         return builder.as_dataset(split=split)
 
     def _clips(self, opened: datasets.Dataset) -> Dataset[Any]:
-        return AudioSetClipsDataset(opened, sampling_rate=None)
+        return AudioSetClipsDataset(opened, sampling_rate=None, isolated=self.isolated)
 
 
 def _labels(opened: datasets.Dataset) -> list[list[int]]:

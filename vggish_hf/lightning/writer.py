@@ -47,7 +47,8 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
     `embedding` (rows, size) are enough, with `num_examples` where an id has more or less than one
     row. Without `first_example` and `is_last` an id is complete; without `start_seconds` the hop of
     the module's `extractor` (or of the reference) is used. A module's method `provenance` states
-    what its embeddings come from; without one, the digest of its weights is stored.
+    what its embeddings come from; without one, the digest of its weights is stored. A folder
+    of a module that has neither cannot be resumed: whether it is the same module is unknown.
 
     Args:
         folder: Where to write: a new folder, or one of the same weights and options.
@@ -198,8 +199,9 @@ def _provenance(module: pl.LightningModule) -> dict[str, Any]:
         if provenance is None
         else provenance()
     )
-    if found.get("weights_sha256") is None:
-        found["state_sha256"] = state_sha256(module.state_dict())
+    # Without any values the digest would be the same for every module.
+    if found.get("weights_sha256") is None and (state := module.state_dict()):
+        found["state_sha256"] = state_sha256(state)
     return found
 
 

@@ -184,14 +184,17 @@ def frechet_audio_distance(
         b = fake_set.statistics
         distance = distance_to(b.mean, b.covariance)
     notes = [*real_set.notes, *fake_set.notes]
-    is_one_unknown = a.is_provenance_known != b.is_provenance_known
-    if not is_one_unknown:
+    unknown = [
+        role
+        for role, statistics in (("real", a), ("fake", b))
+        if not statistics.is_provenance_known
+    ]
+    if not unknown:
         notes += [f"not embedded alike: {difference}" for difference in a.differences(b)]
     elif not notes:
-        role = "fake" if a.is_provenance_known else "real"
         notes.append(
-            f"{role}: nothing is known of how its embeddings were made; whether they are "
-            "comparable was not checked"
+            f"{' and '.join(unknown)}: nothing is known of how the embeddings were made; whether "
+            "the sets are comparable was not checked"
         )
     notes += _notes(a, b)
     fit = interval = None

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_hf.metrics.frechet import Array, frechet_distance
 from vggish_hf.metrics.moments_file import read_moments, write_moments
 from vggish_hf.modeling import VGGishPostprocessor
-from vggish_hf.provenance import COMPARED_KEYS, provenance_differences
+from vggish_hf.provenance import is_provenance_known, provenance_differences
 
 # Rows that are cast to float64 at once: 8 MiB of 128 columns.
 _CHUNK_ROWS = 8192
@@ -183,11 +183,15 @@ class EmbeddingStatistics:
         return distance
 
     def check_comparable(self, other: "EmbeddingStatistics", *, force: bool = False) -> None:
-        """Raise ValueError where the sizes, or unless forced the provenances, differ."""
+        """Raise ValueError where the sizes, or unless forced the provenances, differ.
+
+        Two sets that both say nothing of their origin, as arrays do, are for the caller to know.
+        """
         if self.size != other.size:
             raise ValueError(f"Expected embeddings of one size, got {self.size} and {other.size}")
         differences = self.differences(other)
-        if differences and not force:
+        is_known = self.is_provenance_known or other.is_provenance_known
+        if differences and is_known and not force:
             lines = "\n  ".join(differences)
             raise ValueError(
                 "Expected embeddings that were made alike, got different ones; embed both sets in "
@@ -203,7 +207,7 @@ class EmbeddingStatistics:
     @property
     def is_provenance_known(self) -> bool:
         """Whether anything is known of what decides the values of the embeddings."""
-        return any(self.provenance.get(key) is not None for key in COMPARED_KEYS)
+        return is_provenance_known(self.provenance)
 
     def small_sample_note(self) -> str | None:
         """What to know of a distance from this set where it is small; None where it is not."""

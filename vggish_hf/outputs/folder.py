@@ -41,6 +41,7 @@ _MANIFEST = ".embeddings.json"
 _LOCK = ".embeddings.lock"
 _MERGED = "embeddings.parquet"
 _MODEL, _WEIGHTS = "model", "weights_sha256"
+_DIGESTS = (_WEIGHTS, "state_sha256")
 _UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
 
 
@@ -139,8 +140,20 @@ class EmbeddingFolder:
                     self.path.rmdir()
 
     def check(self, provenance: Mapping[str, Any]) -> None:
-        """Raise ValueError, with what differs, if the folder was made from something else."""
+        """Raise ValueError, with what differs, if the folder was made from something else.
+
+        So it does if neither the folder nor `provenance` says which weights: they may be others.
+        """
         self._compare({"provenance": dict(provenance)})
+        manifest = self.manifest
+        if manifest is not None and not any(
+            values.get(key) for values in (manifest["provenance"], provenance) for key in _DIGESTS
+        ):
+            raise ValueError(
+                f"Expected to know which weights {str(self.path)!r} was made with, its provenance "
+                "has neither `weights_sha256` nor `state_sha256`; write to another folder, or "
+                "state one of them in the provenance"
+            )
 
     def start(self, provenance: Mapping[str, Any], embedding_size: int, dtype: torch.dtype) -> None:
         """Make the folder, or make sure that an existing one can be continued in the same way.

@@ -49,6 +49,15 @@ def test_each_at_its_own_rate(split):
     assert second["waveform"].equal(load_audio(OGG)[0][44_100:176_400])
 
 
+def test_clips_may_be_decoded_in_processes_of_their_own(split, tmp_path):
+    expected = AudioSetClipsDataset(split)[1]["waveform"]
+    isolated = AudioSetClipsDataset(split, isolated=True)
+    assert torch.equal(isolated[1]["waveform"], expected)
+    loader = torch.utils.data.DataLoader(isolated, batch_size=None, num_workers=1)
+    assert torch.equal(list(loader)[1]["waveform"], expected)
+    assert isolated._decoders.here()._idle  # which one process has decoded for
+
+
 def test_clips_of_one_length_make_batches(split):
     loader = torch.utils.data.DataLoader(AudioSetClipsDataset(split, seconds=6), batch_size=2)
     (batch,) = loader

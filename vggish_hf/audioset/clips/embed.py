@@ -94,7 +94,7 @@ def embed_clips(
         if len(folders) != 1:
             raise ValueError(
                 f"Expected one folder that `export-clips` wrote, got {len(folders)} inputs; audio "
-                "files need the segments CSV: pass `segments` (`--segments CSV`)"
+                "files need the segments CSV: pass `segments`"
             )
         indices = find_exported(Path(folders[0]))
         if split is not None:
@@ -145,8 +145,7 @@ def find_exported(folder: Path) -> dict[str, ClipIndex]:
     if not paths:
         raise ValueError(
             f"Expected a folder that `export-clips` wrote, {str(folder)!r} has no "
-            f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV: pass `segments` "
-            "(`--segments CSV`)"
+            f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV: pass `segments`"
         )
     indices = {}
     for split, shards in paths.items():

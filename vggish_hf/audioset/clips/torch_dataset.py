@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from vggish_hf.audio import AudioError, load_audio
+from vggish_hf.audio import AudioError, WorkerDecoders, open_audio
 from vggish_hf.audioset._datasets import datasets
 from vggish_hf.audioset.clips.tables import clip_features
 from vggish_hf.feature_extraction.resampling import resample
@@ -32,6 +32,8 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
             own.
         seconds: The length that they are cut or padded with zeros to, so that they make batches;
             without it, each keeps its own.
+        isolated: Whether clips are decoded in processes of their own, so that one that breaks a
+            decoder is an error with its name, and no death of a worker: for untrusted audio.
 
     Raises:
         ValueError: `dataset` has other columns, or is a streaming one.
@@ -52,6 +54,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
         *,
         sampling_rate: int | None = 16_000,
         seconds: float | None = None,
+        isolated: bool = False,
     ) -> None:
         if not isinstance(dataset, datasets.Dataset):
             raise ValueError(
@@ -74,6 +77,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
                 )
         self.sampling_rate = sampling_rate
         self.seconds = seconds
+        self._decoders = WorkerDecoders() if isolated else None
         # Arrow is what is stored, the audio encoded.
         self._dataset = dataset.with_format("arrow", columns=list(features))
         self._classes = features["labels"].feature.num_classes
@@ -103,7 +107,9 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
 
     def _decode(self, row: dict[str, Any]) -> tuple[Tensor, int]:
         try:
-            waveform, sampling_rate = load_audio(row["audio"])
+            decode = open_audio if self._decoders is None else self._decoders.here().open
+            stream = decode(row["audio"])
+            waveform, sampling_rate = torch.cat(list(stream.blocks)), stream.sampling_rate
         except AudioError as error:
             raise AudioError(f"{row['video_id']}: {error}") from error
         if self.sampling_rate is not None:

@@ -1,0 +1,130 @@
+"""Decode a part of a file, from anywhere in it, without what comes before.
+
+Like `decoders`, this needs no torch.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from vggish_hf.audio.blocks import RawAudio, RawBlocks, block_length
+from vggish_hf.audio.decoders import ContainerOpener, open_encoded
+from vggish_hf.audio.ffmpeg import open_container
+from vggish_hf.audio.limits import AudioError, AudioLimits, UnknownFormatError
+from vggish_hf.audio.parts import EncodedContent
+from vggish_hf.audio.soundfiles import SequentialSoundFile, open_sound_file
+from vggish_hf.audio.streams import find_streams
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of a clip.
+
+    Args:
+        seconds: Its length; a clip that is shorter is returned whole.
+        place: Where it begins: from 0, at the clip's start, to 1, as late as its length allows.
+        max_seconds: How much of the clip's start it is taken from where its decoder cannot seek,
+            if that is more than `seconds`.
+    """
+
+    seconds: float
+    place: float = 0.0
+    max_seconds: float = 0.0
+
+    def start(self, available: int, length: int) -> int:
+        """Return the first sample of a part of `length` of the samples that are available."""
+        return min(int(self.place * (available - length + 1)), available - length)
+
+
+def read_excerpt(
+    file: Path | EncodedContent,
+    excerpt: Excerpt,
+    limits: AudioLimits,
+    open_other: ContainerOpener = open_container,
+) -> RawAudio:
+    """Decode a part of a file.
+
+    Only that part is decoded. Where that is not possible (formats that only FFmpeg opens, joined
+    files, files shorter than their header says) it is taken from the file's start.
+
+    Args:
+        file: The file.
+        excerpt: The part.
+        limits: What the file may be at most.
+        open_other: Opens what soundfile does not know.
+
+    Raises:
+        AudioError: The file cannot be opened or decoded, or is beyond the limits.
+    """
+    if excerpt.place and (found := _seek(file, excerpt, limits)) is not None:
+        return found
+    raw = open_encoded(file, limits, open_other)
+    length = _num_samples(excerpt.seconds, raw.sampling_rate)
+    if not excerpt.place:
+        return raw._replace(blocks=_first_samples(raw, length))
+    available = max(length, _num_samples(excerpt.max_seconds, raw.sampling_rate))
+    blocks = list(_first_samples(raw, available))
+    if not blocks:
+        return raw
+    samples = np.concatenate(blocks)
+    first = excerpt.start(len(samples), length := min(length, len(samples)))
+    return _as_raw(samples[first : first + length], first, raw.sampling_rate)
+
+
+def _seek(file: Path | EncodedContent, excerpt: Excerpt, limits: AudioLimits) -> RawAudio | None:
+    with closing(find_streams(file)) as streams:
+        stream = next(streams)
+        if next(streams, None) is not None:
+            return None
+    try:
+        # With its true size, from which the decoder estimates the place to seek to.
+        sound = open_sound_file(file, stream._replace(claimed_bytes=None), limits)
+    except UnknownFormatError:
+        return None
+    with sound:
+        available = sound.frames if stream.max_samples is None else stream.max_samples
+        length = min(_num_samples(excerpt.seconds, sound.samplerate), available)
+        first = excerpt.start(available, length)
+        samples = _read_from(sound, first, length)
+    return None if samples is None else _as_raw(samples, first, sound.samplerate)
+
+
+def _read_from(sound: SequentialSoundFile, first: int, length: int) -> NDArray[np.float32] | None:
+    """Read samples (time, channels); None if the decoder cannot seek, or finds fewer or none."""
+    try:
+        # In MP3 and OGG this may miss the place by a block, which is as good a place.
+        sound.seek(first)
+    except soundfile.SoundFileError:
+        return None
+    try:
+        samples: NDArray[np.float32] = sound.read(length, "float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"decoding failed at sample {first} or after it: {error}") from None
+    return samples if len(samples) == length > 0 else None
+
+
+def _as_raw(samples: NDArray[np.float32], first: int, sampling_rate: int) -> RawAudio:
+    return RawAudio(sampling_rate, _divide(samples, sampling_rate), first_sample=first)
+
+
+def _divide(samples: NDArray[np.float32], sampling_rate: int) -> RawBlocks:
+    step = block_length(sampling_rate, samples.shape[1])
+    for start in range(0, len(samples), step):
+        yield samples[start : start + step]
+
+
+def _first_samples(raw: RawAudio, count: int) -> RawBlocks:
+    with closing(raw.blocks) as blocks:
+        for block in blocks:
+            yield block[:count]
+            count -= len(block)
+            if count <= 0:
+                break
+
+
+def _num_samples(seconds: float, sampling_rate: int) -> int:
+    return max(round(seconds * sampling_rate), 1)

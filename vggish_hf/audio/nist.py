@@ -1,0 +1,30 @@
+"""NIST SPHERE files: where their samples end.
+
+libsndfile takes for samples all that follows the header.
+"""
+
+import re
+
+from vggish_hf.audio.parts import FilePart
+
+_FIELDS = ("sample_count", "sample_n_bytes", "channel_count")
+
+
+def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
+    """Find the samples.
+
+    Args:
+        content: The file.
+        start: Where its header is.
+
+    Returns:
+        Where they end, twice, as nothing belongs to the file after them; None if the header does
+        not tell, or they are cut off.
+    """
+    head = content.read_at(start, 1024)
+    found = [re.search(rf"\n{name} -(?:i|s\d+) (\d+)".encode(), head) for name in _FIELDS]
+    if not all(found) or re.search(rb"\nsample_coding -s\d+ [^\n]*,", head):  # compressed
+        return None
+    sizes = [int(match[1]) for match in found if match]
+    end = start + int(head[8:16]) + sizes[0] * sizes[1] * sizes[2]
+    return (end, end) if sizes[0] and end <= content.size else None
