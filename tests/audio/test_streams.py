@@ -159,6 +159,21 @@ def test_flac_that_is_cut_off_is_still_an_error():
         samples_of(content[:-500])
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_that_lost_pages_in_the_middle_is_named(subtype):
+    content = encoded("OGG", subtype, 0, seconds=10)
+    pages = [position for position in range(len(content)) if content.startswith(b"OggS", position)]
+    middle = len(pages) // 2
+    lost = content[: pages[middle]] + content[pages[middle + 1] :]
+    zeroed = bytearray(content)
+    zeroed[pages[middle] : pages[middle] + 20] = bytes(20)
+    for damaged in (lost, bytes(zeroed)):
+        with pytest.raises(AudioError, match=r"announce 160000 samples, of which \d+ are lost"):
+            samples_of(damaged)
+    cut = samples_of(content[: pages[middle]])  # as other formats that are cut off
+    assert 0.3 * 160_000 < len(cut) < 0.7 * 160_000
+
+
 def test_flac_that_announces_too_few_samples_is_named():
     content = bytearray(encoded("FLAC", "PCM_16", 0))
     content[22:26] = struct.pack(">I", 4096)

@@ -27,6 +27,10 @@ _SAMPLE_BYTES = {
     "DOUBLE": 8,
 }
 
+# Of Ogg, whose pages are numbered by samples: what an editor may have cut from its first or last
+# packet, which has at most so many. Of a file that is cut off, the last page that is there counts.
+_MAX_TRIMMED_SAMPLES = 8192
+
 
 class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is read from its start to its end, and never looked at by its name.
@@ -121,3 +125,9 @@ def _read_blocks(sound: SequentialSoundFile, max_samples: int | None) -> RawBloc
                 break
             received += len(block)
             yield block
+        missing = sound.frames - received
+        if sound.format == "OGG" and missing > _MAX_TRIMMED_SAMPLES:
+            raise AudioError(
+                f"it is damaged: its pages announce {sound.frames} samples, of which {missing} are "
+                "lost in the middle; fetch or encode it again"
+            )
