@@ -210,7 +210,7 @@ def test_nothing_found(tmp_path):
         find_shards(tmp_path / "missing.tar")
 
 
-def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path):
+def test_a_broken_link_is_not_skipped(tmp_path):
     shutil.copytree(RELEASED, tmp_path / "data")
     (tmp_path / "data" / "eval" / "link.tfrecord").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match=r"link\.tfrecord"):
