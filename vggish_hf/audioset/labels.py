@@ -84,7 +84,7 @@ class AudioSetLabels:
         """Look up a class.
 
         Raises:
-            ValueError: There is none; for a misspelt name, the error says which ones are close.
+            ValueError: It is unknown; for a misspelt name, the error lists close ones.
         """
         if isinstance(label, AudioSetClass):
             label = label.mid
@@ -208,7 +208,7 @@ class Ontology:
         """Look up a class by its mid or its name.
 
         Raises:
-            ValueError: There is none; for a misspelt name, the error says which ones are close.
+            ValueError: It is unknown; for a misspelt name, the error lists close ones.
         """
         return _find(key, self._by_key)
 

@@ -1,4 +1,4 @@
-"""The checksum that TensorFlow stores beside its records, tables and tensors."""
+"""The checksum of TensorFlow's records, tables and tensors."""
 
 import google_crc32c
 

@@ -60,7 +60,7 @@ def read_tagged_fields(buffer: bytes | memoryview) -> Iterator[tuple[int, int | 
             raise WireFormatError(f"field {tag >> 3} has the unknown wire type {kind}")
         if length > len(view) - position:
             raise WireFormatError(
-                f"field {tag >> 3} claims {length} bytes, but {len(view) - position} remain"
+                f"field {tag >> 3} claims {length} bytes, only {len(view) - position} remain"
             )
         yield tag, view[position : position + length]
         position += length

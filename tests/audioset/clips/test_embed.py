@@ -196,8 +196,8 @@ def test_the_pipeline_must_embed_as_the_release_does(exported, small_model_folde
     dense = VGGishPipeline.from_pretrained(small_model_folder, example_hop_seconds=0.48)
     for pipeline, message in (
         (plain, "Expected a model with a post-processor"),
-        (narrow, r"Expected a model of 128 dimensions, .*; got 16, each 0\.96 s"),
-        (dense, r"an example each 0\.96 s, .*; got 128, each 0\.48 s"),
+        (narrow, r"Expected a model of 128 dimensions .*; got 16, each 0\.96 s"),
+        (dense, r"with an example per 0\.96 s, .*; got 128, each 0\.48 s"),
     ):
         with pytest.raises(ValueError, match=message):
             embed_clips(exported, pipeline, tmp_path / "out")

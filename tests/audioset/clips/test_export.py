@@ -199,7 +199,9 @@ def test_a_damaged_file_of_a_finished_export_is_noticed(csv, folder, tmp_path):
     at = column.dictionary_page_offset + column.total_compressed_size // 2
     for damaged in (whole[:at] + b"damage" + whole[at + 6 :], whole[:at], b""):
         done.files[1].write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{done.files[1]}, it is damaged: .*; delete it and"):
+        with pytest.raises(
+            ValueError, match=rf"{done.files[1]} is not a complete Parquet file: .*; delete it and"
+        ):
             export_clips(csv, folder, tmp_path / "out", file_clips=1)
     done.files[1].unlink()
     assert export_clips(csv, folder, tmp_path / "out", file_clips=1) == done

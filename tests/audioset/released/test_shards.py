@@ -204,7 +204,9 @@ def test_any_damage_raises_an_error_of_ours(archive):
 
 
 def test_nothing_found(tmp_path):
-    with pytest.raises(ValueError, match=r"\*.tfrecord in folders named bal_train, eval, unbal"):
+    with pytest.raises(
+        ValueError, match=r"\*.tfrecord found in folders named bal_train, eval, unbal"
+    ):
         find_shards(tmp_path)
     with pytest.raises(FileNotFoundError, match="missing"):
         find_shards(tmp_path / "missing.tar")

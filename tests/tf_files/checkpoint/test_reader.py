@@ -223,7 +223,7 @@ THREE = encode_shape((3,))
         ({"name": 5}, "expected a message"),
         ({"dtype": b"float"}, "expected a number"),
         ({"dtype": 3, "values": encode_field(7, b"\x80")}, "'x': .*ends inside a number"),
-        ({"values": b"\x2a\x05"}, "'x': .*claims 5 bytes, but 0 remain"),
+        ({"values": b"\x2a\x05"}, "'x': .*claims 5 bytes, only 0 remain"),
         ({"meta": encode_field(2, encode_field(2, 2))}, "needs a reader of version 2"),
         ({"meta": encode_field(1, encode_field(1, b"x"))}, "it has 'x' twice"),
         ({"meta": encode_field(3, bytes(METADATA_LIMIT))}, "at most 1048576 are read"),

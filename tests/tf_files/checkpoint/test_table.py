@@ -117,9 +117,7 @@ def test_compressed_blocks_are_refused_by_name(tmp_path: Path) -> None:
         [(0, 1 << 63)],
     ],
 )
-def test_blocks_that_do_not_stand_one_behind_the_other(
-    tmp_path: Path, handles: list[tuple[int, int]]
-) -> None:
+def test_blocks_that_are_not_consecutive(tmp_path: Path, handles: list[tuple[int, int]]) -> None:
     index = [
         (bytes([n]), encode_varint(at) + encode_varint(size))
         for n, (at, size) in enumerate(handles)
@@ -144,8 +142,8 @@ def test_blocks_that_do_not_stand_one_behind_the_other(
         (block((0, b"a", b"1"), (2, b"b", b"2")), "entry 5 repeats 2 bytes of a shorter key"),
         (block((0, b"b", b"1"), (0, b"a", b"2")), "entry 5 is out of order"),
         (block((0, b"a", b"1"), (0, b"a", b"2")), "entry 5 is out of order"),
-        (b"\0\x7f\0" + block((0, b"a", b"1")), "claims 127 and 0 bytes, but 5 remain"),
-        (b"\0\0\x7f" + block((0, b"a", b"1")), "claims 0 and 127 bytes, but 5 remain"),
+        (b"\0\x7f\0" + block((0, b"a", b"1")), "claims 127 and 0 bytes, only 5 remain"),
+        (b"\0\0\x7f" + block((0, b"a", b"1")), "claims 0 and 127 bytes, only 5 remain"),
         (b"\x80" * 11 + block(), "more than ten bytes"),
         (b"\0" + block(), "ends inside a number"),
         (

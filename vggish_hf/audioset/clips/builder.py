@@ -1,6 +1,6 @@
 """AudioSet's clips, from a segments CSV and audio files, as a `datasets` builder.
 
-The builder has a module of its own because `datasets` replaces `open`, `os.path` and `Path` in a
+The builder has its own module because `datasets` replaces `open`, `os.path` and `Path` in a
 builder's module to stream from the Hub.
 """
 

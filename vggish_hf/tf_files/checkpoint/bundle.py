@@ -1,4 +1,4 @@
-"""TensorFlow's V2 checkpoints: an index, and the values in files beside it.
+"""TensorFlow's V2 checkpoints: an index, and data files with the values.
 
 The index `<prefix>.index` is a sorted table. Its empty key holds the number of data files
 `<prefix>.data-00000-of-00001`. A variable's name holds its type, its shape, and the file and the

@@ -195,7 +195,7 @@ def _walk_block(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             raise WireFormatError(f"its entry {start} repeats {shared} bytes of a shorter key")
         if added + value_size > entries_size - position:
             raise WireFormatError(
-                f"its entry {start} claims {added} and {value_size} bytes, but "
+                f"its entry {start} claims {added} and {value_size} bytes, only "
                 f"{entries_size - position} remain"
             )
         budget -= shared + added
