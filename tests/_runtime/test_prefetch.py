@@ -123,7 +123,7 @@ def test_items_are_read_as_far_ahead_as_there_are_workers():
     pairs.close()
 
 
-def test_an_exception_comes_behind_the_parts_of_its_item_and_harms_no_other():
+def test_an_exception_comes_after_the_chunks_of_its_item_and_harms_no_other():
     def produce(item):
         yield item
         if item == 1:

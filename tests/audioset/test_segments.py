@@ -92,7 +92,7 @@ def test_refuses_a_video_twice(read):
 
 
 def test_refuses_a_file_without_clips(read):
-    with pytest.raises(ValueError, match="has no line of a clip"):
+    with pytest.raises(ValueError, match="No clips found in the segments CSV"):
         read(HEAD)
 
 

@@ -117,7 +117,7 @@ def test_a_folder_that_is_not_here_is_refused(small_model_folder, tmp_path):
         PartEmbedder(str(small_model_folder), {}, str(tmp_path / "out"), "none", 32, LIMITS)
 
 
-def test_what_cannot_be_written_is_told(pipeline, small_model_folder, tmp_path):
+def test_a_failed_write_is_reported(pipeline, small_model_folder, tmp_path):
     out = start(pipeline, tmp_path / "out")
     (row,) = read(pipeline, [Clip("a", str(AUDIO / "harritaylor__test.wav"))])
     embedded = PartEmbedder(str(small_model_folder), {}, out, "none", 32, LIMITS)(row)

@@ -139,7 +139,7 @@ def test_what_cannot_be_pooled(small_model_folder, clips, tmp_path):
 
 def test_arguments(pipeline, clips, tmp_path):
     out = tmp_path / "out.parquet"
-    with pytest.raises(ValueError, match=r"of different ids, '00\.wav' is there twice"):
+    with pytest.raises(ValueError, match=r"of different ids, got '00\.wav' twice"):
         embed_to_file(pipeline, [*clips, clips[0]], out)
     with pytest.raises(ValueError, match="`batch_size` of at least 1"):
         embed_to_file(pipeline, clips, out, batch_size=0)
@@ -181,7 +181,7 @@ def test_an_output_that_is_an_input_is_refused(pipeline, tmp_path, kind, prefix)
     table.write_bytes(b"audio of mine")
     out = make_link(kind, table, tmp_path / "link.parquet")
     clip = Clip("x.parquet/0", f"{prefix}{table}", "0")
-    with pytest.raises(ValueError, match=r"an output that is no input, .* choose another output"):
+    with pytest.raises(ValueError, match=r"is or contains the input .* choose another output"):
         embed_to_file(pipeline, [clip], out)
     assert table.read_bytes() == b"audio of mine"
 
@@ -194,7 +194,7 @@ def test_an_output_folder_that_holds_an_input_is_refused(pipeline, clips, tmp_pa
     inside.parent.mkdir()
     inside.write_bytes(b"audio of mine")
     target = make_link(kind, out, tmp_path / "link")
-    with pytest.raises(ValueError, match="an output that is no input"):
+    with pytest.raises(ValueError, match="is or contains the input"):
         embed_to_folder(pipeline, [*clips, Clip("in", str(inside), "0")], target)
     assert inside.read_bytes() == b"audio of mine"
     # What lies beside it is no input of its own.
@@ -239,7 +239,7 @@ embed(VGGishPipeline.from_pretrained(model), clips, out, progress=hang, **option
     embed = embed_to_folder if out == "out" else embed_to_file
     try:
         assert job.stdout.readline() == "at it\n"
-        with pytest.raises(OSError, match=f"alone, process {job.pid} on .* since .* is writing it"):
+        with pytest.raises(OSError, match=f"process {job.pid} on .* since .* is writing"):
             embed(pipeline, clips, tmp_path / out)
     finally:
         os.killpg(job.pid, 9)

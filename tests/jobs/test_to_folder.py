@@ -146,7 +146,7 @@ def test_arguments(pipeline, clips, tmp_path):
     for name in ("batch_size", "num_workers", "part_clips"):
         with pytest.raises(ValueError, match=f"`{name}` of at least 1, got 0"):
             embed_to_folder(pipeline, clips, out, **{name: 0})
-    with pytest.raises(ValueError, match=r"of different ids, '00\.wav' is there twice"):
+    with pytest.raises(ValueError, match=r"of different ids, got '00\.wav' twice"):
         embed_to_folder(pipeline, [*clips, clips[0]], out)
     with pytest.raises(ValueError, match="post-processor"):
         embed_to_folder(pipeline, clips, out, postprocess="uint8")

@@ -121,7 +121,7 @@ def test_training_in_half_precision(pipe, real, clips, expected):
 
 def test_a_preset(pipe, real, clips):
     google = embed_set([(clip, RATE) for clip in clips], ClipEmbedder(pipe, "google")).statistics
-    with pytest.raises(ValueError, match=r"made alike(.|\n)*preset.peak_floor"):
+    with pytest.raises(ValueError, match=r"embedded differently(.|\n)*preset.peak_floor"):
         FADCallback(google, pipe, sampling_rate=RATE)
     callback = FADCallback(google, pipe, sampling_rate=RATE, preset="google")
     assert fit(callback, clips) == [pytest.approx(0, abs=1e-6)]

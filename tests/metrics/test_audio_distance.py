@@ -118,7 +118,9 @@ def test_known_statistics(pipe, clips, tmp_path):
         metric = FrechetAudioDistance(pipe, real=given)
         metric.update(clips[:3], real=False, sampling_rate=8000)
         distances.append(float(metric.compute()))
-        with pytest.raises(ValueError, match="fake clips alone, the statistics of the real set"):
+        with pytest.raises(
+            ValueError, match="only fake clips, since the metric has the statistics"
+        ):
             metric.update(clips, real=True, sampling_rate=8000)
     assert distances[0] > 1e-3
     assert distances == pytest.approx([distances[0]] * 3)
@@ -132,7 +134,7 @@ def test_statistics_of_another_provenance(pipe):
     real, _ = sets(200, 128)
     unknown = EmbeddingStatistics.from_embeddings(real)
     with pytest.raises(
-        ValueError, match=r"made alike(.|\n)*  one of the two does not say how it was made"
+        ValueError, match=r"embedded differently(.|\n)*  one of the two has no provenance"
     ):
         FrechetAudioDistance(pipe, real=unknown)
     assert FrechetAudioDistance(pipe, real=unknown, force=True).real is unknown
@@ -299,7 +301,7 @@ def test_warnings_and_errors(pipe, clips):
         metric.update(torch.zeros(4, 8, dtype=torch.uint8), True)
     with pytest.raises(ValueError, match="finite embeddings"):
         metric.update(torch.full((4, 8), torch.nan), True)
-    with pytest.raises(ValueError, match="made without a `model`"):
+    with pytest.raises(ValueError, match="the metric has no `model`"):
         metric.update(torch.zeros(4, 16_000), True, sampling_rate=16_000)
 
     metric = FrechetAudioDistance(pipe)
@@ -308,7 +310,7 @@ def test_warnings_and_errors(pipe, clips):
         (torch.zeros(2, 9), {"lengths": [9]}, "2 `lengths` from 1 to 9 samples"),
         (torch.zeros(2, 9), {"lengths": [9, 10]}, r"from 1 to 9 samples, got \[9, 10\]"),
         (torch.zeros(2, 9), {"lengths": [0, 9]}, "from 1 to 9 samples"),
-        (clips, {"lengths": [1] * 5}, "`lengths` with a padded tensor alone"),
+        (clips, {"lengths": [1] * 5}, "`lengths` only with a padded tensor"),
         ([torch.full((9,), torch.nan)], {}, "finite samples"),
         ([torch.zeros(9, dtype=torch.int16)], {}, "array of floats"),
     ]:

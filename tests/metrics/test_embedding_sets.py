@@ -96,13 +96,13 @@ def test_arrays(pipe, embedder, generator):
     assert_same(found.statistics, EmbeddingStatistics.from_embeddings(np.concatenate(rows)))
 
 
-def test_what_is_shorter_than_an_example_is_no_clip(pipe):
+def test_a_clip_shorter_than_an_example_fails(pipe):
     clips = [(torch.rand(15_000), 16_000), (torch.rand(16_000), 16_000)]
     assert embed_set(clips, ClipEmbedder(pipe)).clips == 2
     for preset in ("google", "gudgud"):
         found = embed_set(clips, ClipEmbedder(pipe, preset))
         assert (found.clips, found.statistics.count) == (1, 1)
-        assert found.failures == (("clip 0", "it is shorter than an example"),)
+        assert found.failures == (("clip 0", "shorter than one example"),)
 
 
 def write(path, pipe, clips, provenance=None):
@@ -157,7 +157,7 @@ def test_statistics(embedder, clips, tmp_path):
         assert_same(found.statistics, statistics)
         assert found.statistics.provenance["preset"]["name"] == "default"
         assert (found.clips, found.failures) == (4, ())
-        with pytest.raises(ValueError, match="each of them is needed, got statistics"):
+        with pytest.raises(ValueError, match="separate clips, got statistics"):
             embed_set(source, on_clip=lambda *_: None)
 
 

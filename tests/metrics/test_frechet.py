@@ -150,7 +150,10 @@ def test_storage_in_single_precision_is_forgiven():
         ({"covariance_b": np.diag([1, np.inf])}, "a finite `covariance_b`"),
         ({"mean_b": np.array([0, 1e160])}, "values beyond 1e150"),
         ({"covariance_a": np.array([[1, 0.5], [0, 1]])}, "a symmetric `covariance_a`"),
-        ({"covariance_b": np.diag([1, -0.1])}, "without negative eigenvalues, got -0.1 beside 1"),
+        (
+            {"covariance_b": np.diag([1, -0.1])},
+            "without negative eigenvalues, got -0.1 with 1 as the largest",
+        ),
     ],
 )
 def test_errors(change, message):

@@ -286,14 +286,16 @@ def test_a_relu_is_noted(clips):
     assert result.provenance["config"]["embedding_activation"] == "relu"
 
 
-def test_sets_that_were_not_embedded_alike(pipe, clips, tmp_path):
+def test_sets_that_were_embedded_differently(pipe, clips, tmp_path):
     google = frechet_audio_distance(clips, clips, model=pipe, preset="google").real.statistics
     google.save(tmp_path / "google.npz")
-    with pytest.raises(ValueError, match=r"made alike(.|\n)*preset.peak_floor: 0.1 and None"):
+    with pytest.raises(
+        ValueError, match=r"embedded differently(.|\n)*preset.peak_floor: 0.1 and None"
+    ):
         score(tmp_path / "google.npz", clips, pipe)
     assert score(tmp_path / "google.npz", clips, pipe, preset="google") < ZERO
     result = frechet_audio_distance(tmp_path / "google.npz", clips, model=pipe, force=True)
-    assert "not embedded alike: preset.peak_floor: 0.1 and None" in result.notes
+    assert "embedded differently: preset.peak_floor: 0.1 and None" in result.notes
 
 
 def test_errors(pipe, clips, tmp_path):
@@ -303,7 +305,9 @@ def test_errors(pipe, clips, tmp_path):
     names = [tmp_path / "a.wav", tmp_path / "b.wav"]
     for name in names:
         name.write_bytes(b"noise")
-    with pytest.raises(ValueError, match=r"in `fake`, got 0; .* counted: 2\n  .*a.wav: .*\n  .*b"):
+    with pytest.raises(
+        ValueError, match=r"in `fake`, got 0; failed clips: 2\n  .*a.wav: .*\n  .*b"
+    ):
         score(clips, names, pipe)
     with pytest.raises(FileNotFoundError, match=r"folder: './a.wav', nor any of 1 more"):
         score(clips, ["./a.wav", "./b.wav"], pipe)

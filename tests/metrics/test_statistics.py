@@ -140,7 +140,7 @@ def test_other_provenance_is_refused_unless_forced():
     a = EmbeddingStatistics.from_embeddings(data, {"dtype": "float32", "version": "1"})
     b = EmbeddingStatistics.from_embeddings(data, {"dtype": "float16", "version": "2"})
     for compare in (a.distance, a.merge):
-        with pytest.raises(ValueError, match=r"made alike.*\n  dtype: 'float32' and 'float16'$"):
+        with pytest.raises(ValueError, match=r"differently.*\n  dtype: 'float32' and 'float16'$"):
             compare(b)
     assert a.distance(b, force=True) < 1e-20
     assert a.merge(b, force=True).provenance == a.provenance
@@ -175,7 +175,7 @@ def test_unknown_provenance_is_one_difference():
     assert known.is_provenance_known
     assert not unknown.is_provenance_known
     for compare in (known.distance, unknown.merge):
-        with pytest.raises(ValueError, match="one of the two does not say how it was made"):
+        with pytest.raises(ValueError, match="one of the two has no provenance"):
             compare(unknown if compare == known.distance else known)
     assert known.distance(unknown, force=True) == 0
     # Arrays are for the caller to know, but are not said to be alike.

@@ -154,7 +154,7 @@ def test_ids_of_many_rows(folder, monkeypatch):
     assert list(folder.completed_ids()) == ["a", "b", "c"]
 
 
-def test_a_failure_that_was_mended_is_none(folder):
+def test_a_clip_that_failed_before_is_embedded(folder):
     write(folder, failed={"a": "gone", "b": "gone"})
     folder.finish()
     write(folder, "a", failed={"b": "still gone"})
@@ -191,7 +191,7 @@ def test_other_provenance_is_refused(folder, changes, keys):
     again.check(PROVENANCE)
     other = {**PROVENANCE, **changes}
     for refuse in (lambda: again.check(other), lambda: again.start(other, SIZE, torch.float32)):
-        with pytest.raises(ValueError, match="What differs:") as raised:
+        with pytest.raises(ValueError, match="Differences:") as raised:
             refuse()
         assert str(raised.value).split("\n  ")[1:] == keys
     check_rows(pyarrow.dataset.dataset(folder.path).to_table(), ["a"])
@@ -375,7 +375,7 @@ def test_each_clip_once(folder, merge):
     assert folder.finish(merge=merge) == 4
 
 
-def test_merge_sorts_and_goes_on(folder, monkeypatch):
+def test_merge_sorts_and_resumes(folder, monkeypatch):
     monkeypatch.setattr(parts, "_OPEN_FILES", 2)
     names = [f"{number * 7 % 20:02}" for number in range(20)] + ["é", "z", "日本", "😀"]
     for name in names:
@@ -496,7 +496,7 @@ def test_damaged_sources_are_named(folder, text):
 def test_one_job_at_a_time(folder):
     with (
         folder.lock(),
-        pytest.raises(OSError, match=f"process {os.getpid()} on .* since .* is writing it"),
+        pytest.raises(OSError, match=f"process {os.getpid()} on .* since .* is writing"),
         EmbeddingFolder(folder.path).lock(),
     ):
         pass

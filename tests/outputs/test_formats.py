@@ -172,7 +172,7 @@ with open_output(Path(sys.argv[1]), 128, dtype, {}):
     )
     try:
         assert holder.stdout.readline() == "writing\n"
-        with pytest.raises(OSError, match=f"process {holder.pid} on .* since 2.* is writing it"):
+        with pytest.raises(OSError, match=f"process {holder.pid} on .* since 2.* is writing"):
             write(path, [("a", output(1, dtype_for(ending)))])
     finally:
         holder.kill()
@@ -234,7 +234,7 @@ def bytes_of_feature(feature):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("kind", [LookupError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing_behind(ending, kind, tmp_path):
+def test_an_exception_leaves_no_file(ending, kind, tmp_path):
     path = tmp_path / f"out{ending}"
 
     def clips():

@@ -117,7 +117,7 @@ def test_no_such_file(tmp_path):
         EmbeddingFile(tmp_path / "none.parquet")
     path = tmp_path / "noise.parquet"
     path.write_bytes(b"noise" * 100)
-    with pytest.raises(ValueError, match=r"Expected a Parquet file, .*noise"):
+    with pytest.raises(ValueError, match=r"Not a Parquet file, or damaged: .*noise"):
         EmbeddingFile(path)
 
 

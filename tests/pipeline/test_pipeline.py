@@ -129,7 +129,7 @@ def test_postprocess(pipe, clips):
 def test_postprocess_needs_a_postprocessor(tiny_model_folder):
     pipe = VGGishPipeline.from_pretrained(tiny_model_folder)
     with pytest.raises(
-        ValueError, match="with a post-processor for postprocess='pca', this one has"
+        ValueError, match="postprocess='pca' needs a model with a post-processor, this one has"
     ):
         pipe((torch.zeros(100), 16_000), postprocess="pca")
 

@@ -90,7 +90,7 @@ def test_pipe_which_cannot_seek(compress):
         assert list(RecordReader(file)) == [b"one", b""]
 
 
-def test_gzip_is_told_by_content(tmp_path):
+def test_gzip_is_detected_by_content(tmp_path):
     path = tmp_path / "no_gz_in_the_name.tfrecord"
     path.write_bytes(gzip.compress(RELEASED[0].read_bytes()))
     assert list(RecordReader(path)) == list(RecordReader(RELEASED[0]))
@@ -185,7 +185,7 @@ def test_forged_length_allocates_nothing(length, wrap):
     list(RecordReader(io.BytesIO(wrap(TENSORFLOW))))  # allocates what is allocated once
     tracemalloc.start()
     try:
-        with pytest.raises(RecordError, match=f"claims {length} bytes; pass a `max_record_bytes`"):
+        with pytest.raises(RecordError, match=f"claims {length} bytes; .* pass `max_record_bytes`"):
             list(RecordReader(file))
         assert tracemalloc.get_traced_memory()[1] < SMALL
     finally:
@@ -204,7 +204,7 @@ def test_forged_length_below_the_limit_is_held_against_the_file_size():
 
 def test_max_record_bytes():
     assert read(TENSORFLOW, max_record_bytes=3) == [b"one", b""]
-    with pytest.raises(RecordError, match="claims 3 bytes; pass a `max_record_bytes` beyond 2"):
+    with pytest.raises(RecordError, match=r"claims 3 bytes; .* pass `max_record_bytes` above 2"):
         read(TENSORFLOW, max_record_bytes=2)
 
 

@@ -1,1 +1,1 @@
-"""Threads, prefetching, batches and files: nothing here knows of audio."""
+"""Threads, prefetching, batches and files, independent of audio."""

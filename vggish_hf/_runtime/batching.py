@@ -1,4 +1,4 @@
-"""Fill batches across clips of unequal lengths, and give each clip its rows back in order."""
+"""Fill batches across clips of unequal lengths, and return each clip's rows in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from vggish_hf._runtime.threads import TorchThreads
 @dataclass
 class _Clip:
     index: int
-    missing: int = 0  # examples handed in whose rows are not back
+    missing: int = 0  # examples whose rows are not back
     open: bool = True  # whether more examples may come
     discarded: bool = False
     rows: RowBuffer = field(default_factory=RowBuffer)  # those that are back
@@ -26,15 +26,14 @@ class _Clip:
 
 
 class Batcher:
-    """Collects examples of one clip after the other and runs a function on full batches.
+    """Collects examples clip by clip and runs a function on full batches.
 
     Args:
-        function: Maps (batch, ...) to (batch, ...), row by row. Where it raises, so does a later
-            call, and the batcher can no longer be used.
+        function: Maps (batch, ...) to (batch, ...), row by row. If it raises, a later call raises
+            the same, and the batcher is unusable.
         batch_size: Rows of a batch.
-        threads: Where full batches run, one in each and one more waiting. The last one, which
-            may be smaller, runs in the caller's thread, so that one short clip has all of torch's
-            own threads for itself.
+        threads: Run full batches, one in each and one more waiting. The last batch, which may be
+            smaller, runs in the caller's thread, so that one short clip has all of torch's threads.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Batcher:
         self._clips.append(_Clip(index))
 
     def add(self, examples: Tensor) -> None:
-        """Hand in examples (count, ...) of the clip that was started last."""
+        """Add examples (count, ...) of the last started clip."""
         self._clips[-1].missing += len(examples)
         self._waiting.append(examples)
         self._num_waiting += len(examples)
@@ -65,16 +64,16 @@ class Batcher:
             self._collect(self._threads.count)
 
     def end(self) -> None:
-        """Say that the clip that was started last has no more examples."""
+        """End the last started clip."""
         self._clips[-1].open = False
 
     def discard(self) -> None:
-        """Say that the clip that was started last has failed: it gives no rows at all."""
+        """Discard the last started clip, which failed: it has no rows."""
         self._clips[-1].open = False
         self._clips[-1].discarded = True
 
     def flush(self) -> None:
-        """Run what is waiting, though it fills no batch, and wait for everything."""
+        """Run the waiting examples as a smaller batch, and wait for everything."""
         last = self._function(torch.cat(self._waiting)) if self._num_waiting else None
         self._waiting, self._num_waiting = [], 0
         self._collect(0)
@@ -82,7 +81,7 @@ class Batcher:
             self._distribute(last)
 
     def finished(self) -> Iterator[tuple[int, Tensor | None]]:
-        """Take out the clips that have all their rows, in order: index and rows, None for none."""
+        """Take out complete clips in order: index and rows, or None without rows."""
         while self._running and self._running[0].done():
             self._distribute(self._running.popleft().result())
         while self._clips and not self._clips[0].open and not self._clips[0].missing:
@@ -91,7 +90,7 @@ class Batcher:
                 yield clip.index, clip.rows.take()
 
     def _collect(self, most: int) -> None:
-        """Wait until at most so many batches wait for a thread or run."""
+        """Wait until at most so many batches are waiting or running."""
         while len(self._running) > most:
             self._distribute(self._running.popleft().result())
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, each written by one process at a time."""
+"""Files that appear only when complete, each written by one process at a time."""
 
 import errno
 import glob
@@ -15,20 +15,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-# Long enough for another process to write a small file, and no time beside a job.
+# Long enough for another process to write a small file, and short next to a job.
 _LOCK_SECONDS = 2.0
-# What file systems say that have no locks, such as some mounted buckets.
+# Errors of file systems without locks, such as some mounted buckets.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which becomes `path` unless an exception leaves.
+    """Yield a temporary name next to `path`; it becomes `path` unless the block raises.
 
-    What a killed process left under such a name is deleted.
+    A file that a killed process left under such a name is deleted.
 
     Raises:
-        OSError: Another process is writing the same file; the message says which.
+        OSError: Another process is writing the same file; the message names it.
     """
     with locked(path.with_name(f".{path.name}.lock"), path):
         for stale in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
@@ -43,26 +43,26 @@ def unfinished_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(lock_path: Path, target: Path) -> Iterator[None]:
-    """Keep other processes from writing a file or folder for the length of the block.
+    """Keep other processes from writing a file or folder during the block.
 
-    The operating system lets go of the lock when the process ends, however it ends.
+    The operating system releases the lock whenever the process ends.
 
     Args:
-        lock_path: A file for nothing but the lock, in a folder that exists.
-        target: What is written.
+        lock_path: A file only for the lock, in an existing folder.
+        target: The output.
 
     Raises:
         OSError: Another process holds the lock, or it cannot be made.
     """
-    if not lock_path.parent.is_dir():  # which the lock would make
+    if not lock_path.parent.is_dir():  # the lock would create it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock_path.parent))
     lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout:
         raise OSError(
-            f"Expected to write {str(target)!r} alone, {_holder(lock_path)} is writing it; wait "
-            "for its end, or choose another output"
+            f"{_holder(lock_path)} is writing {str(target)!r}; wait for its end, or choose "
+            "another output"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -79,7 +79,7 @@ def locked(lock_path: Path, target: Path) -> Iterator[None]:
         lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
         yield
     finally:
-        lock_path.unlink(missing_ok=True)  # first: whoever waits for it makes another
+        lock_path.unlink(missing_ok=True)  # first: a waiting process creates another
         lock.release()
 
 
@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: The file has other content.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for."""
+"""Names of a package that are imported on first use."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make the `__getattr__` and `__dir__` of a package with lazy names (PEP 562).
 
-    The package also imports each name under `TYPE_CHECKING`, for tools that read it, and lists all
-    that it exports in `__all__`. Its modules are attributes too, without an import of their own.
+    The package also imports each name under `TYPE_CHECKING`, for code tools, and lists all its
+    exports in `__all__`. Its modules are attributes too, without an import.
 
     Args:
         package: The package's `__name__`.
         modules: The module, relative to the package, of each lazy name.
-        needs: A package that the lazy names need; where it is not installed, `dir` and with it
-            `help` pass them over, and asking for one raises the ImportError of its module.
+        needs: A package that the lazy names need; if it is not installed, `dir` and `help` skip
+            them, and using one raises the ImportError of its module.
     """
 
     def find(name: str) -> Any:

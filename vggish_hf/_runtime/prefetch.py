@@ -1,4 +1,4 @@
-"""Run slow iterators ahead of their consumer, in threads, and keep their order."""
+"""Run slow iterators ahead of their consumer, in threads, in order."""
 
 import atexit
 import itertools
@@ -11,44 +11,44 @@ from typing import Generic, NamedTuple, TypeVar
 from vggish_hf._runtime.threads import one_torch_thread_each
 
 Item = TypeVar("Item")
-Part = TypeVar("Part")
+Chunk = TypeVar("Chunk")
 
 
 class _End(NamedTuple):
-    """Behind the last part, with the exception that ended them, if one did."""
+    """Follows the last chunk, with the exception that ended them, if any."""
 
     error: BaseException | None
 
 
-class _Task(Generic[Item, Part]):
-    """The parts of one item: made in one thread, read in another."""
+class _Task(Generic[Item, Chunk]):
+    """The chunks of one item: made in one thread, read in another."""
 
-    def __init__(self, item: Item, produce: Callable[[Item], Iterable[Part]], depth: int) -> None:
+    def __init__(self, item: Item, produce: Callable[[Item], Iterable[Chunk]], depth: int) -> None:
         self.item = item
         self._produce = produce
-        # Unbounded, so that an end never waits; it is the room that bounds the parts.
-        self._made: SimpleQueue[Part | _End] = SimpleQueue()
+        # Unbounded, so that an end never waits; `_room` bounds the chunks.
+        self._made: SimpleQueue[Chunk | _End] = SimpleQueue()
         self._room = Semaphore(depth - 1)
         self._stopped = False
 
     def run(self) -> None:
         try:
-            for part in () if self._stopped else self._produce(self.item):
-                self._made.put(part)
+            for chunk in () if self._stopped else self._produce(self.item):
+                self._made.put(chunk)
                 self._room.acquire()  # until less than `depth` wait
                 if self._stopped:
                     break
-        except BaseException as error:  # noqa: BLE001 - raised where the parts are read
+        except BaseException as error:  # noqa: BLE001 - raised where the chunks are read
             self._made.put(_End(error))
         else:
             self._made.put(_End(None))
 
-    def parts(self) -> Iterator[Part]:
-        while not isinstance(part := self._made.get(), _End):
+    def chunks(self) -> Iterator[Chunk]:
+        while not isinstance(chunk := self._made.get(), _End):
             self._room.release()
-            yield part
-        error = part.error
-        del part
+            yield chunk
+        error = chunk.error
+        del chunk
         if error is not None:
             try:
                 raise error
@@ -60,7 +60,7 @@ class _Task(Generic[Item, Part]):
         self._room.release()
 
 
-def _run_tasks(tasks: "SimpleQueue[_Task[Item, Part] | None]", begin: Callable[[], None]) -> None:
+def _run_tasks(tasks: "SimpleQueue[_Task[Item, Chunk] | None]", begin: Callable[[], None]) -> None:
     begin()
     for task in iter(tasks.get, None):
         task.run()
@@ -68,28 +68,28 @@ def _run_tasks(tasks: "SimpleQueue[_Task[Item, Part] | None]", begin: Callable[[
 
 def prefetch(
     items: Iterable[Item],
-    produce: Callable[[Item], Iterable[Part]],
+    produce: Callable[[Item], Iterable[Chunk]],
     *,
     num_workers: int,
     depth: int,
-) -> Generator[tuple[Item, Iterator[Part]], None, None]:
-    """Make the parts of several items at once, and hand them out in the items' order.
+) -> Generator[tuple[Item, Iterator[Chunk]], None, None]:
+    """Make the chunks of several items at once, and yield them in the items' order.
 
-    Closing the generator, or dropping it, stops the threads after the parts that they are at.
+    Closing or dropping the generator stops the threads after their current chunks.
 
     Args:
-        items: What to work on; read in the consumer's thread, `num_workers` ahead.
-        produce: Makes the parts of an item; runs in a thread.
-        num_workers: How many items are worked on at once.
-        depth: How many parts of an item may wait for the consumer.
+        items: The items; read in the consumer's thread, `num_workers` ahead.
+        produce: Makes the chunks of an item; runs in a thread.
+        num_workers: Items in work at once.
+        depth: Chunks of an item that may wait for the consumer.
 
     Yields:
-        Each item with its parts, which end early once the next item is asked for; where `produce`
-        raised, reading the parts raises the same.
+        Each item with its chunks, which end early when the next item is requested; reading the
+        chunks raises the errors of `produce`.
     """
     remaining = iter(items)
-    tasks: deque[_Task[Item, Part]] = deque()  # the one that is read, and those after it
-    inbox: SimpleQueue[_Task[Item, Part] | None] = SimpleQueue()
+    tasks: deque[_Task[Item, Chunk]] = deque()  # the current one and those after it
+    inbox: SimpleQueue[_Task[Item, Chunk] | None] = SimpleQueue()
     threads: list[Thread] = []
 
     def stop() -> None:
@@ -102,8 +102,8 @@ def prefetch(
             if thread.ident is not None and thread is not current_thread():
                 thread.join()
 
-    # A generator that is still referenced when the interpreter exits is not closed by anybody;
-    # waiting threads would keep it from exiting, and daemons must not be killed inside torch.
+    # Nothing closes a generator that is still referenced when the interpreter exits; waiting
+    # threads would keep it from exiting, and daemons must not be killed inside torch.
     atexit.register(stop)
     try:
         with one_torch_thread_each(num_workers) as begin:
@@ -120,7 +120,7 @@ def prefetch(
                 inbox.put(task)
             if not tasks:
                 return
-            yield tasks[0].item, tasks[0].parts()
+            yield tasks[0].item, tasks[0].chunks()
             tasks.popleft().stop()
     finally:
         atexit.unregister(stop)

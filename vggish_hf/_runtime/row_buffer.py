@@ -4,13 +4,13 @@ from torch import Tensor
 
 
 class RowBuffer:
-    """Collects rows in one tensor that doubles where it is full.
+    """Collects rows in one tensor that doubles when it is full.
 
-    Kept where they are, thousands of small pieces between the large ones that the network uses for
-    a moment would keep the allocator from using those again. Room that is not used takes no memory.
+    Without copies, thousands of small tensors between the network's large ones would keep the
+    allocator from reusing memory. Unused room takes no memory.
 
     Args:
-        capacity: Rows that there is room for from the first one on.
+        capacity: Initial room, rows.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ class RowBuffer:
         return None if self._held is None else self._held[: self._count]
 
     def append(self, rows: Tensor) -> None:
-        """Copy rows after those that are there; of the first ones' shape and dtype."""
+        """Append copies of rows with the first ones' shape and dtype."""
         count = self._count + len(rows)
         if self._held is None or count > len(self._held):
             room = max(count, 2 * self._count, self._capacity)
@@ -51,7 +51,7 @@ class RowBuffer:
         self._count = min(count, self._count)
 
     def take(self) -> Tensor | None:
-        """Give the rows away, without the room for more, and begin anew."""
+        """Return the rows without unused room, and start again."""
         held, rows = self._held, self.rows
         self._held, self._count = None, 0
         if rows is None or held is None or len(rows) == len(held):

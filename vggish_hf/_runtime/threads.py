@@ -1,7 +1,7 @@
-"""Threads for many small pieces of work with tensors, each of which torch does with one thread.
+"""Threads for many small tensor computations, each with one torch thread.
 
-Two threads that compute alone are faster than one whose every operation is shared by two cores:
-nothing waits at the end of each operation, least of all for a core that another thread is using.
+Two independent threads are faster than one that shares each operation between two cores: nothing
+waits at the end of an operation for a core that another thread uses.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,34 +16,33 @@ import torch
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What new threads begin with is one number of the whole process: one at a time may lower it.
+# The process has one initial number for new threads: only one caller at a time may lower it.
 _LOWERED = Lock()
 
 
 @contextmanager
 def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
-    """Give new threads one of torch's threads each, and leave all other threads as they are.
+    """Give new threads one torch thread each, and leave all other threads as they are.
 
-    All but those that others start meanwhile and that compute for the first time before the block
-    ends: torch has no way to tell them from the block's.
+    Exception: torch cannot distinguish threads that others start meanwhile and that first compute
+    before the block ends.
 
     Args:
-        count: How many threads the block starts.
+        count: Threads that the block starts.
 
     Yields:
-        What each of them must call first. The block ends when all have.
+        A function that each of them must call first. The block ends when all have.
     """
     started = Barrier(count + 1)
 
     def begin() -> None:
-        # What is set is also what threads begin with that have not computed yet: hence it is put
-        # back. Asked for, it is this thread's own from now on.
+        # The set number is also the initial one of threads that have not computed yet, so it is
+        # restored. Reading it makes it this thread's own.
         torch.set_num_threads(1)
         torch.get_num_threads()
         started.wait()
 
-    # What is put back is what a new thread began with, and by that thread: this one's own number
-    # may be another, and stays.
+    # A new thread restores its own initial number: this thread's may differ, and stays.
     with _LOWERED, ThreadPoolExecutor(1) as new_thread:
         torch.get_num_threads()
         number = new_thread.submit(torch.get_num_threads).result()
@@ -58,7 +57,7 @@ def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
 
 
 class TorchThreads:
-    """A pool of threads in each of which torch uses one thread.
+    """A pool of threads with one torch thread each.
 
     Args:
         count: How many threads.
@@ -72,7 +71,7 @@ class TorchThreads:
                 self._executor.submit(begin)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call a function in one of the threads."""
+        """Call a function in any of the threads."""
         return self._executor.submit(function, *args, **kwargs)
 
     def __enter__(self) -> Self:
@@ -84,6 +83,7 @@ class TorchThreads:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The garbage collector may end the block in one of the threads, which cannot await itself.
+        # The garbage collector may end the block in one of the threads, which cannot wait for
+        # itself.
         inside = current_thread() in self._executor._threads
         self._executor.shutdown(wait=not inside, cancel_futures=True)

@@ -4,8 +4,8 @@
     embeddings/eval-00000-of-00002.parquet    CONFIG/SPLIT-INDEX-of-COUNT.parquet
     embeddings/eval-00001-of-00002.parquet
 
-A shard holds its features in the metadata under `huggingface`, where `datasets` looks for them, and
-under `vggish_hf` what it was made from, so that an export that was interrupted can be resumed.
+A shard's metadata hold its features under `huggingface`, for `datasets`, and its source and options
+under `vggish_hf`, so that an interrupted export can be resumed.
 """
 
 import json
@@ -27,11 +27,11 @@ _BUFFER_BYTES, _BATCH_ROWS = 1 << 20, 8  # read at once; a row may be a whole vi
 
 @dataclass(frozen=True, slots=True)
 class FinishedShard:
-    """A shard that is complete, as it has its name.
+    """A complete shard.
 
     Args:
         rows: How many rows it has.
-        notes: What `SplitWriter.write` was given.
+        notes: Those passed to `SplitWriter.write`.
     """
 
     rows: int
@@ -39,24 +39,22 @@ class FinishedShard:
 
 
 class SplitWriter:
-    """The shards of one split, each of which appears under its name when it is whole.
+    """The shards of one split; each appears under its name only when it is complete.
 
     Args:
-        folder: The Hub-ready folder, made if need be.
+        folder: The Hub-ready folder, created if needed.
         config: Name of the configuration.
         split: Name of the split.
         schema: Columns and features, as `datasets.Features.arrow_schema` gives them.
-        shards: How many shards the split has.
-        made_from: What decides the content of every shard, source and options; JSON values.
+        shards: The number of shards.
+        made_from: The source and options that decide every shard's content; JSON values.
 
     Attributes:
-        finished: The shards that are there, by index: those of an earlier run, which need not be
-            written again, and those written since.
+        finished: The existing shards by index, from this and earlier runs.
 
     Raises:
-        ValueError: The folder has shards of this split that were made from something else, or that
-            are damaged: each is read, which takes as long as the disk does, and its pages'
-            checksums are compared.
+        ValueError: The folder has shards of this split that are damaged or made from another source
+            or other options. Each shard is read and its pages' checksums are compared.
 
     Example:
         >>> import tempfile
@@ -103,18 +101,18 @@ class SplitWriter:
         tables: Iterable[pa.Table],
         notes: Mapping[str, Any] | None = None,
     ) -> FinishedShard:
-        """Write a shard, a row group a table.
+        """Write a shard, one row group per table.
 
         Args:
             index: Which one.
-            tables: Its rows, which are taken, and written, a table at a time.
-            notes: What is to be remembered about the shard, JSON values; read when `tables` has
-                ended, which so may still change it.
+            tables: Its rows, written one table at a time.
+            notes: JSON values to store with the shard; read after `tables` has ended, so `tables`
+                may change them.
         """
         path = self.paths[index]
         with (
             unfinished_file(path) as unfinished,
-            # Of uint8 embeddings zstd leaves 93 %, Parquet's default 102 %, as fast.
+            # zstd shrinks uint8 embeddings to 93 %, Parquet's default to 102 %, as fast.
             pq.ParquetWriter(
                 unfinished, self.schema, compression="zstd", write_page_checksum=True
             ) as writer,
@@ -126,9 +124,9 @@ class SplitWriter:
         return self.finished[index]
 
     def _inspect(self, path: Path, *, verify: bool = False) -> FinishedShard:
-        """Read a shard's footer, which is its end, and compare what it was made from."""
+        """Read a shard's footer, and compare its source and options."""
         try:
-            # Without a buffer whole columns are held; with it, a page.
+            # Without a buffer, memory holds whole columns; with it, one page.
             with pq.ParquetFile(
                 path,
                 buffer_size=_BUFFER_BYTES,
@@ -140,31 +138,31 @@ class SplitWriter:
                     pass
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"Expected a whole Parquet file in {path}, it is damaged: {error}; delete it and "
+                f"{path} is not a complete Parquet file: {error}; delete it and "
                 "run the same export again"
             ) from error
         found = dict(footer.metadata or {})
         for key, value in self.schema.metadata.items():
             if found.get(key) != value:
                 raise ValueError(
-                    f"Expected {path} to be made from the same source and options as what is to "
-                    "stand beside it; delete it, or write to another folder. Its metadata have "
+                    f"{path} is from another source or other options than this export; delete "
+                    "it, or write to another folder. Its metadata have "
                     f"{key.decode()!r}: {_shorten(found.get(key))} instead of {_shorten(value)}"
                 )
         return FinishedShard(footer.num_rows, json.loads(found.get(_NOTES, b"{}")))
 
 
 def add_to_card(folder: Path, config: str, splits: Sequence[str], about: str = "") -> None:
-    """List splits of a configuration in the folder's README.md, beside what it lists already.
+    """Add splits of a configuration to the list in the folder's README.md.
 
     Args:
         folder: The Hub-ready folder.
         config: Name of the configuration.
         splits: Names of its splits that are complete.
-        about: Markdown that is appended where the card did not list the configuration yet.
+        about: Markdown to append if the card does not list the configuration yet.
 
     Raises:
-        ValueError: The card lists the configuration in another layout than this one does.
+        ValueError: The card lists the configuration in another layout.
     """
     path = folder / CARD_NAME
     card = _read_card(path)
@@ -185,16 +183,16 @@ def push_config(
     token: str | bool | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Upload a configuration to a dataset repository, making the repository if need be.
+    """Upload a configuration to a dataset repository, created if needed.
 
-    Its splits replace those of the same name; all else stays, the text of the card included.
+    Its splits replace those of the same name; all else stays, including the card's text.
 
     Args:
         folder: The Hub-ready folder.
         config: Name of the configuration.
         repo_id: The repository.
-        revision: Branch to commit to, made if need be; without it, the main branch.
-        private: Whether a new repository is private; without it, the organisation's default.
+        revision: Branch to commit to, created if needed; the default is the main branch.
+        private: Whether a new repository is private; the default is the organisation's.
         token: Access token, or True for the stored one.
         commit_message: The first line of both commits, files and card.
 
@@ -204,7 +202,7 @@ def push_config(
     Raises:
         ValueError: The folder's card does not list the configuration, or a card lists it in
             another layout.
-        huggingface_hub.errors.HfHubHTTPError: The Hub refused.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
     """
     card = _read_card(folder / CARD_NAME)
     splits = _splits(card, config)

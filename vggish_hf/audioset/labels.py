@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AudioSetClass:
-    """A class that AudioSet has labels of.
+    """A class of AudioSet's labels.
 
     Args:
         index: Its place in label vectors, and its number in AudioSet's records.
-        mid: Its machine id, used by the segment CSVs and by the ontology.
+        mid: Its machine id, used in the segment CSVs and the ontology.
         name: Its display name.
     """
 
@@ -34,16 +34,16 @@ class AudioSetClass:
 class AudioSetLabels:
     """The 527 classes of AudioSet.
 
-    Where a method takes a label, it is an index, a mid, a name or an `AudioSetClass`.
+    A label is an index, a mid, a name or an `AudioSetClass`.
 
     Args:
-        path: A table laid out as AudioSet's `class_labels_indices.csv`, to be used in its place.
+        path: A table to use instead of AudioSet's `class_labels_indices.csv`, with the same layout.
 
     Attributes:
         classes: The classes, in the order of their indices.
 
     Raises:
-        ValueError: The table is laid out otherwise.
+        ValueError: The table has another layout.
 
     Example:
         >>> labels = AudioSetLabels()
@@ -75,7 +75,7 @@ class AudioSetLabels:
         for found in self.classes:
             for key in (found.mid, found.name):
                 if self._by_key.setdefault(key, found) is not found:
-                    raise ValueError(f"Expected {table} to name no class twice, got {key!r} again")
+                    raise ValueError(f"Expected each class once in {table}, got {key!r} again")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -84,7 +84,7 @@ class AudioSetLabels:
         """Look up a class.
 
         Raises:
-            ValueError: There is none; for a misspelt name, the error says which ones are close.
+            ValueError: It is unknown; for a misspelt name, the error lists close ones.
         """
         if isinstance(label, AudioSetClass):
             label = label.mid
@@ -103,7 +103,7 @@ class AudioSetLabels:
             1 at the index of each label, 0 elsewhere.
 
         Raises:
-            ValueError: A label is not in the table, or `labels` is one label outside of a list.
+            ValueError: A label is not in the table, or `labels` is not a list.
 
         Shape:
             - Output: `(classes,)`
@@ -123,7 +123,7 @@ class AudioSetLabels:
         target = torch.zeros(len(batch), len(self), dtype=dtype)
         for row, labels in zip(target, batch, strict=True):
             if isinstance(labels, str):
-                raise ValueError(f"Expected a list of labels a clip, got {labels!r}; pass a list")
+                raise ValueError(f"Expected a list of labels per clip, got {labels!r}; pass a list")
             row[[self.find(label).index for label in labels]] = 1
         return target
 
@@ -146,15 +146,15 @@ class AudioSetLabels:
 
 @dataclass(frozen=True, slots=True)
 class OntologyNode:
-    """A class of the ontology, which has more of them than AudioSet has labels of.
+    """A class of the ontology; not all of them are AudioSet labels.
 
     Args:
         mid: Its machine id.
         name: Its display name.
         children: Mids of the classes directly below it.
         parents: Mids of the classes directly above it; a class may have several, or none.
-        restrictions: `"abstract"`: a mere grouping, no label. `"blacklist"`: too obscure or too
-            confusing to be rated, though a few of these have labels.
+        restrictions: `"abstract"`: only a group, not a label. `"blacklist"`: too obscure or too
+            confusing to be rated, though a few are labels.
     """
 
     mid: str
@@ -168,14 +168,14 @@ class Ontology:
     """The tree (with a few classes in several places) of AudioSet's classes.
 
     Args:
-        path: AudioSet's `ontology.json`, which is not part of this package; it is published at
-            https://github.com/audioset/ontology under CC BY-SA 4.0.
+        path: AudioSet's `ontology.json`, which this package does not contain; get it from
+            https://github.com/audioset/ontology (CC BY-SA 4.0).
 
     Attributes:
         nodes: The classes by mid, in the order of the file.
 
     Raises:
-        ValueError: The file is laid out otherwise.
+        ValueError: The file has another layout.
 
     Example:
         >>> ontology = Ontology("ontology.json")  # doctest: +SKIP
@@ -208,7 +208,7 @@ class Ontology:
         """Look up a class by its mid or its name.
 
         Raises:
-            ValueError: There is none; for a misspelt name, the error says which ones are close.
+            ValueError: It is unknown; for a misspelt name, the error lists close ones.
         """
         return _find(key, self._by_key)
 

@@ -1,4 +1,4 @@
-"""AudioSet's segments CSVs: which seconds of which video are a clip, and what is to be heard.
+"""AudioSet's segments CSVs: each clip's video, seconds and labels.
 
 After comment lines, which start with `#`, each line is `YTID, start, end, "mid,mid"`.
 Source: https://research.google.com/audioset/download.html.
@@ -33,12 +33,12 @@ class Segment:
 
     Args:
         video_id: YouTube's id of the video.
-        start_time_seconds: Where the clip starts in the video.
-        end_time_seconds: Where the clip ends.
+        start_time_seconds: Start of the clip in the video.
+        end_time_seconds: End of the clip.
         labels: Indices of the clip's classes; see `AudioSetLabels`.
 
     Raises:
-        ValueError: The id is not one of YouTube's, or the clip does not end after its start.
+        ValueError: The id is not a YouTube id, or the clip does not end after its start.
     """
 
     video_id: str
@@ -65,14 +65,14 @@ def read_segments(path: str | os.PathLike[str]) -> dict[str, Segment]:
     """Read a segments CSV.
 
     Args:
-        path: The file, one of AudioSet's three or one laid out like them.
+        path: One of AudioSet's three files, or one with the same layout.
 
     Returns:
         The segments by video id, in the order of the file.
 
     Raises:
-        ValueError: A line is laid out otherwise, names an unknown class or a video that an earlier
-            line names; or there is no line at all. The error names file and line.
+        ValueError: A line has another layout, an unknown class or a video of an earlier line; or
+            there is no line. The error gives file and line.
     """
     table = AudioSetLabels()
     segments: dict[str, Segment] = {}
@@ -93,12 +93,12 @@ def read_segments(path: str | os.PathLike[str]) -> dict[str, Segment]:
             except ValueError as error:
                 raise ValueError(f"{Path(path)}, line {number}: {error}") from None
     if not segments:
-        raise ValueError(f"Expected a segments CSV, {str(path)!r} has no line of a clip")
+        raise ValueError(f"No clips found in the segments CSV {str(path)!r}")
     return segments
 
 
 def split_of(path: str | os.PathLike[str]) -> str:
-    """Tell the split of one of AudioSet's CSVs by its name.
+    """Return the split of one of AudioSet's CSVs, by its name.
 
     Raises:
         ValueError: It has another name.

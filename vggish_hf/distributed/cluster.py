@@ -1,4 +1,4 @@
-"""Join a Ray cluster, and find how many actors fit on it."""
+"""Join a Ray cluster, and compute how many actors fit on it."""
 
 import logging
 import math
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 from vggish_hf._checks import check_at_least_one
 
-# Actors that die one after the other while they load the model.
+# Consecutive actors that may die while they load the model.
 _MAX_FAILED_STARTS = 3
 
 
-# A block of examples, the copies of it on its way out, and the libraries. Tasks that take the same
-# as the actors, Ray would let the actors do: no clip would be read while the network computes.
+# A block of examples, its outgoing copies, and the libraries. Ray would run tasks with the actors'
+# resources in the actors, and read no clip while the network computes.
 READER_BYTES = 1 << 30
 
 
-# Far more than a part, or a clip of half a day, takes from a slow store; what hangs ends, too.
+# Far more than a part, or a clip of half a day, takes from a slow store; also ends hanging tasks.
 _STALLED_SECONDS = 6 * 3600.0
 
 
-# For a connection to the address of a cluster, across the world too, and for its first answer.
+# For a connection to a cluster anywhere in the world, and for its first answer.
 _ANSWER_SECONDS = 10.0
 
 # Ray speaks gRPC, which is HTTP/2: both sides begin with a frame of settings, of type 4.
@@ -34,14 +34,14 @@ _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _HTTP2_SETTINGS 
 
 
 class ClusterError(RuntimeError):
-    """A cluster that cannot be reached or failed; parts that were written are complete."""
+    """The cluster is unreachable or failed; parts already written are complete."""
 
 
 def import_ray() -> Any:
     """Import Ray.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: Ray is not installed.
     """
     try:
         import ray
@@ -56,15 +56,15 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
-    """Join a cluster for the length of the block, and keep Ray's progress and its log quiet."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
+    """Join a cluster for the duration of the block, and silence Ray's progress and log."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # for a cluster started here
     is_ours = not ray.is_initialized()
     if is_ours:
         check_answers(find_address(address))
         with _own_signals():
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = 1  # bytes: every row leaves when it is made
+    context.target_max_block_size = 1  # bytes: every row leaves at once
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = _MAX_FAILED_STARTS
@@ -102,10 +102,10 @@ def find_address(address: str | None) -> str | None:
 
 
 def check_answers(address: str | None) -> None:
-    """Raise ClusterError if no cluster is at an address, for which Ray would wait for minutes.
+    """Raise ClusterError if no cluster answers, since Ray would wait for minutes.
 
     Args:
-        address: `host:port`, with or without `ray://`; of others nothing is known.
+        address: `host:port`, with or without `ray://`; others are not checked.
     """
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
@@ -127,7 +127,7 @@ def check_answers(address: str | None) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Undo what the block, `ray.init`, makes of SIGTERM, which is its caller's."""
+    """Restore the caller's SIGTERM handler after the block, `ray.init`."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -138,7 +138,7 @@ def _own_signals() -> Iterator[None]:
 
 
 class Share(NamedTuple):
-    """How the processors of a cluster are shared out."""
+    """The division of a cluster's processors."""
 
     num_actors: int
     cpus_per_actor: float
@@ -149,7 +149,7 @@ class Share(NamedTuple):
 
 def actor_options(ray: Any, share: Share) -> dict[str, Any]:
     """Arguments of Ray Data for the actors."""
-    # One that runs is enough: when a machine is lost for good, the others continue.
+    # One actor is enough: if a machine is lost, the others continue.
     pool = ray.data.ActorPoolStrategy(
         min_size=1, max_size=share.num_actors, initial_size=share.num_actors
     )
@@ -166,16 +166,16 @@ def share_cluster(
     cpus_per_actor: float,
     gpus_per_actor: float | None,
 ) -> Share:
-    """Decide how many actors there are, and what they and the tasks beside them take.
+    """Decide the number of actors, and the resources of actors and tasks.
 
     Args:
-        have: What the cluster has, by Ray's names.
+        have: The cluster's resources, by Ray's names.
         num_actors: As for `embed_to_folder`.
         cpus_per_actor: As for `embed_to_folder`.
         gpus_per_actor: As for `embed_to_folder`.
 
     Raises:
-        ValueError: The cluster is too small for them, or for the tasks beside them.
+        ValueError: The cluster is too small for them and the tasks.
     """
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     if gpus_per_actor is None:
@@ -193,7 +193,7 @@ def share_cluster(
     check_at_least_one(num_actors=num_actors)
     share = Share(num_actors, cpus_per_actor, gpus_per_actor)
     if num_actors == 1 and 1 <= cpus < 2 and cpus_per_actor <= cpus:
-        # Each gets a part of the processor, and they take turns.
+        # Actors and tasks share the processor and take turns.
         share = Share(1, cpus / 2, gpus_per_actor, cpus / 4, cpus / 4)
     for unit, there, needed in (
         ("CPUs", cpus, num_actors * share.cpus_per_actor + share.cpus_per_reader),

@@ -1,12 +1,12 @@
-"""Embed clips on a cluster, by Ray Data, as `vggish_hf.jobs.embed_to_folder` does on one machine.
+"""Embed clips on a cluster with Ray Data, like `vggish_hf.jobs.embed_to_folder` on one machine.
 
     parts of the listing -> examples -> embeddings -> files
        from the driver    CPU tasks  actors, GPUs  CPU tasks
 
-What moves between machines are log-mel examples: a seventh of the bytes of the PCM they are made
-of. Ray retries what dies with a process or a machine, holds the tasks back when the network cannot
-follow, and spills to disk what its memory does not hold. A clip longer than a block moves in
-pieces, whose embeddings, a fiftieth of the examples, the driver joins and writes.
+Log-mel examples move between machines: a seventh of the bytes of their PCM. Ray retries work of
+dead processes or machines, slows the tasks down if the network is slower, and spills to disk if its
+memory is full. A clip longer than a block moves in pieces; the driver joins and writes their
+embeddings, a fiftieth of the examples.
 """
 
 import json
@@ -71,45 +71,43 @@ def embed_to_folder(
 ) -> EmbeddingSummary:
     """Embed clips into a folder of Parquet files, on a Ray cluster.
 
-    Files and rows are as `vggish_hf.jobs.embed_to_folder` makes them, and a run of either resumes
-    what the other has begun. Every machine must have this package, and must reach the clips, the
-    model and the folder under the same names: a folder that all share, or a Hub id for the model.
+    Files and rows are those of `vggish_hf.jobs.embed_to_folder`, and either resumes runs of the
+    other. Every machine must have this package, and must reach the clips, the model and the folder
+    under the same names: a shared folder, or a Hub id for the model.
 
-    A process or machine that dies costs the parts that it was at, which are made again, as often
-    as need be; a job without progress for six hours ends. When this process dies, the job does, and
-    is repeated.
+    If a process or machine dies, its current parts are made again, as often as needed; a job
+    without progress for six hours ends. If this process dies, the job ends; run it again to resume.
 
     Args:
         model: As for `VGGishPipeline.from_pretrained`.
         clips: As for `vggish_hf.jobs.embed_to_folder`; paths are relative to this process's folder.
         folder: As there.
-        dtype: In which precision the network runs.
+        dtype: Precision of the network.
         padding: As for `VGGishPipeline.from_pretrained`.
         example_hop_seconds: As for `VGGishPipeline.from_pretrained`.
         postprocess: As for calling a pipeline.
-        pool: Write one row per clip, see `Pool`; without it, one per example.
+        pool: Write one row per clip, see `Pool`; None writes one per example.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that a task decodes at once; more where the store is slow.
-        part_clips: Clips of a task and of a file; of long ones a file has fewer.
-        limits: What a clip may be at most.
-        address: The cluster's, `"auto"` for the one that this machine belongs to; without it, what
-            the variable RAY_ADDRESS says, or a new one on this machine. Where `ray.init` was
-            called before, its cluster is taken.
-        num_actors: Copies of the network at most; without it, one for each `gpus_per_actor` of the
-            cluster, or without GPUs one for every second CPU.
-        cpus_per_actor: CPUs that each takes; where the cluster has less than two, half of these:
-            reading and embedding then take turns.
-        gpus_per_actor: GPUs that each takes; without it, one if the cluster has any, and else none.
-        progress: Called with how many more clips are done or have failed, and how many more
-            seconds of audio have been embedded.
+        num_workers: Clips that a task decodes at once; use more if the store is slow.
+        part_clips: Clips per task and part; fewer if they are long.
+        limits: Limits of a clip.
+        address: The cluster's, `"auto"` for this machine's cluster; the default is the variable
+            RAY_ADDRESS, or a new cluster on this machine. After `ray.init`, its cluster is used.
+        num_actors: Most copies of the network; the default is one per `gpus_per_actor` of the
+            cluster, or without GPUs one per two CPUs.
+        cpus_per_actor: CPUs of each; if the cluster has less than two, half of these: reading and
+            embedding then take turns.
+        gpus_per_actor: GPUs of each; the default is one if the cluster has any, else none.
+        progress: Called with the numbers of newly finished or failed clips and of newly embedded
+            seconds of audio.
         **options: How to fetch from the Hub, see `HubOptions`.
 
     Raises:
         ImportError: Ray is not installed.
         ValueError: As `vggish_hf.jobs.embed_to_folder`; or the cluster is too small.
-        OSError: The folder cannot be written to, for example since the disk is full, or another job
-            writes to it.
-        ClusterError: There is no cluster at the address, or parts were lost again and again.
+        OSError: The folder cannot be written to, for example on a full disk, or another job writes
+            to it.
+        ClusterError: No cluster answers at the address, or parts were lost repeatedly.
     """
     ray = import_ray()
     check_at_least_one(batch_size=batch_size, num_workers=num_workers, part_clips=part_clips)
@@ -143,8 +141,8 @@ def embed_to_folder(
                 ray.cluster_resources(), num_actors, cpus_per_actor, gpus_per_actor
             )
             network["settings"] = {**settings, "device": "cuda" if share.gpus_per_actor else "cpu"}
-            # A task that is tried again may cut its part into other blocks than its first try, of
-            # which some are on their way already; a clip may then be in none of them.
+            # A retried task may cut its part into other blocks than its first try, of which some
+            # may have left already; a clip may then be in no block.
             while job.pending:
                 before = len(job.pending)
                 parts = [part_row(part) for part in cut_parts(clips, job.pending, part_clips)]
@@ -163,7 +161,7 @@ def embed_to_folder(
                     _note_rows(rows, pipeline, job, meter)
                 if len(job.pending) == before:
                     raise ClusterError(
-                        f"Ray has done all of its tasks, and {before} clips are missing, such as "
+                        f"Ray has done all tasks, but {before} clips are missing, such as "
                         f"{min(job.pending)!r}; run the command again"
                     )
         return job.finish()
@@ -172,7 +170,7 @@ def embed_to_folder(
 def _note_rows(
     rows: Iterable[Row], pipeline: VGGishPipeline, job: EmbeddingJob, meter: ProgressMeter
 ) -> None:
-    """Take note of what is written, and write the long clips of which all pieces are there."""
+    """Record written blocks, and write long clips whose pieces are complete."""
     joiner = ClipJoiner(pipeline.extractor)
     config = pipeline.extractor.config
     hop_seconds = config.example_hop_length / config.sampling_rate
@@ -190,9 +188,9 @@ def _note_rows(
 
 
 def _same_everywhere(model: str | Path, pipeline: VGGishPipeline) -> str:
-    """Name a model so that it means the same from the folders of Ray's processes.
+    """Name a model so that it is the same from the folders of Ray's processes.
 
-    What a name means has been decided by loading it: it is local if it was loaded from there.
+    Loading decided what the name means: it is local if it was loaded from there.
     """
     found = pipeline.weights_path
     path = Path(model).expanduser()
@@ -202,7 +200,7 @@ def _same_everywhere(model: str | Path, pipeline: VGGishPipeline) -> str:
 
 
 def _rows(ray: Any, dataset: Any) -> Generator[Row, None, None]:
-    """Run a dataset and give its rows as they come."""
+    """Run a dataset and yield its rows as they come."""
     try:
         yield from dataset.iter_rows()
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:

@@ -1,6 +1,6 @@
 """The stages of an embedding job as functions of rows of arrays and JSON, to run anywhere.
 
-A row is what Ray Data moves from one machine to the other: nothing in it is pickled.
+Ray Data moves rows between machines; nothing in them is pickled.
 """
 
 import json
@@ -64,14 +64,14 @@ class PartEmbedder:
     Args:
         model: As for `VGGishPipeline.from_pretrained`.
         settings: How to load it, as there.
-        folder: Where the job writes to.
+        folder: The job's output folder.
         postprocess: As for calling a pipeline.
         batch_size: Examples that the network takes at once.
-        limits: What a clip may be at most.
+        limits: Limits of a clip.
         pool: As for `embed_to_folder`.
 
     Raises:
-        ValueError: The folder is not there, or was made from other weights than this machine's.
+        ValueError: The folder is missing, or was made from other weights than this machine's.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PartEmbedder:
         self._embedder = BlockEmbedder(pipeline, postprocess, batch_size)
 
     def __call__(self, row: Row) -> Row:
-        """Embed a row of `read_part`: in place of `examples` it has `embeddings`."""
+        """Embed a row of `read_part`: `embeddings` replace `examples`."""
         block = ExampleBlock(
             json.loads(row["counts"]),
             torch.tensor(row["examples"]),
@@ -109,11 +109,11 @@ class PartEmbedder:
 def write_part(
     row: Row, *, folder: str, config: VGGishFeatureConfig, pool: Pool | None = None
 ) -> Row:
-    """Write a row of `PartEmbedder`, unless it is a piece of a clip, which the driver joins.
+    """Write a row of `PartEmbedder`, except pieces of a clip, which the driver joins.
 
     Returns:
-        The row, without the `embeddings` of what is written, and as `error` the number and text of
-        the OSError, where there was one: Ray would wrap it in pages of its own.
+        The row, without written `embeddings`; `error` has the number and text of an OSError, since
+        Ray would wrap it in pages of text.
     """
     block = embedded_block(row, VGGishFeatureExtractor(config))
     error = None

@@ -1,4 +1,4 @@
-"""Embed many clips: into one file, or into a folder that an interrupted job resumes."""
+"""Embed many clips: into one file, or into a resumable folder."""
 
 from vggish_hf.jobs.job import EmbeddingSummary as EmbeddingSummary
 from vggish_hf.jobs.progress import Progress as Progress

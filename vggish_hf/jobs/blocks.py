@@ -1,4 +1,4 @@
-"""Blocks of examples: clips are read into them, each once and in bounded memory."""
+"""Blocks of examples, read from clips once each, in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -16,15 +16,15 @@ from vggish_hf.inputs import Clip
 from vggish_hf.outputs.sources import Source, file_source
 from vggish_hf.pipeline import example_dtype, stream_examples
 
-#: Examples of a block at most: 100 MB of float32, from 65 minutes of audio.
+#: Most examples of a block: 100 MB of float32, from 65 minutes of audio.
 BLOCK_EXAMPLES = 4096
 
-# Parts of a clip, of 32 examples, that wait to be put into a block.
+# Chunks of a clip, of 32 examples, that wait for a block.
 _WAITING_PARTS = 4
 
 
 class Piece(NamedTuple):
-    """Which piece of a clip that is longer than a block."""
+    """The position of a piece in a clip longer than a block."""
 
     number: int
     is_last: bool
@@ -37,9 +37,9 @@ class ExampleBlock:
     Args:
         counts: How many examples each clip has here, in order.
         examples: (sum of `counts`, 96, 64).
-        failed: Clips that could not be read, and why; pieces of theirs do not count.
-        sources: What the clips' files were before they were read, of those that are known.
-        piece: Set where the only clip is longer than a block.
+        failed: Failed clips with reasons; their pieces do not count.
+        sources: The clips' files as they were before reading, if known.
+        piece: Set if the only clip is longer than a block.
     """
 
     counts: Mapping[str, int]
@@ -62,16 +62,16 @@ def read_blocks(
     Args:
         clips: A part.
         extractor: The front end.
-        decode: Opens a clip, in one of the threads.
+        decode: Opens a clip, in any thread.
         dtype: The network's.
-        num_workers: Clips that are decoded at once.
+        num_workers: Clips decoded at once.
 
     Yields:
-        Blocks of at most `BLOCK_EXAMPLES` examples: of whole clips, in order, and of each longer
-        clip its pieces, one after the other.
+        Blocks of at most `BLOCK_EXAMPLES` examples: whole clips, in order, and the pieces of longer
+        clips, in order.
     """
     sources: dict[str, Source | None] = {}
-    filling = _FillingBlock(extractor, dtype, sources)
+    block = _FillingBlock(extractor, dtype, sources)
 
     def produce(clip: Any) -> Iterator[Tensor]:
         sources[clip.id] = file_source(clip.path)  # before it is read
@@ -80,20 +80,20 @@ def read_blocks(
     parts_of = prefetch(clips, produce, num_workers=num_workers, depth=_WAITING_PARTS)
     with closing(parts_of):
         for clip, parts in parts_of:
-            filling.start(clip)
+            block.start(clip)
             try:
                 for part in parts:
-                    yield from filling.add(part)
-            # Only what reading raises is the clip's fault.
+                    yield from block.add(part)
+            # Only errors of reading make the clip fail.
             except (ValueError, OSError, TypeError) as error:
-                filling.discard(str(error))
+                block.discard(str(error))
             else:
-                yield from filling.end()
-    yield from filling.flush()
+                yield from block.end()
+    yield from block.flush()
 
 
 class _FillingBlock:
-    """Examples of whole clips and, after these, of the one that is being read."""
+    """Examples of whole clips, followed by those of the clip being read."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _FillingBlock:
         self._buffer = RowBuffer(BLOCK_EXAMPLES)
         self._counts: dict[str, int] = {}
         self._failed: dict[str, str] = {}
-        self._first = 0  # example of the clip that is being read
+        self._first = 0  # example of the clip being read
 
     def start(self, clip: Clip) -> None:
         self._clip = clip.id
@@ -142,7 +142,7 @@ class _FillingBlock:
         self._failed[self._clip] = reason
 
     def flush(self) -> Iterator[ExampleBlock]:
-        """Give the whole clips."""
+        """Return the whole clips."""
         if self._counts or self._failed:
             yield self._block(self._counts, self._failed)
         self._begin()
@@ -158,7 +158,7 @@ class _FillingBlock:
     def _block(
         self, counts: dict[str, int], failed: dict[str, str], piece: Piece | None = None
     ) -> ExampleBlock:
-        rows = self._buffer.rows  # without a copy: the next block has a buffer of its own
+        rows = self._buffer.rows  # without a copy: the next block has its own buffer
         known = {clip: self._sources[clip] for clip in counts}
         return ExampleBlock(
             counts,

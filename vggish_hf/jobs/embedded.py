@@ -1,4 +1,4 @@
-"""Blocks of embeddings: made of blocks of examples, joined to whole clips, written as a file."""
+"""Blocks of embeddings: made from blocks of examples, joined to whole clips, written as a file."""
 
 import errno
 from collections.abc import Callable, Mapping
@@ -34,10 +34,10 @@ class EmbeddedBlock:
         return {clip: len(output.embeddings) for clip, output in self.outputs.items()}
 
     def write(self, folder: EmbeddingFolder, pool: Pool | None = None) -> None:
-        """Write it, of whole clips, as a part, which replaces itself when it is written again.
+        """Write a block of whole clips as a part; writing it again replaces it.
 
         Raises:
-            OSError: It cannot be written; what is in the folder stays as it is.
+            OSError: It cannot be written; the folder stays as it is.
         """
         outputs = {clip: pool_output(output, pool) for clip, output in self.outputs.items()}
         name = block_name(self.counts, self.failed)
@@ -46,7 +46,7 @@ class EmbeddedBlock:
         except OSError as error:
             raise OSError(
                 error.errno or errno.EIO,
-                f"Expected to write to {str(folder.path)!r}: {error.strerror or error}; parts "
+                f"Cannot write to {str(folder.path)!r}: {error.strerror or error}; parts "
                 "already written are complete. Fix the cause and run the command again",
             ) from error
 
@@ -54,14 +54,15 @@ class EmbeddedBlock:
 def block_name(counts: Mapping[str, int], failed: Mapping[str, str]) -> str:
     """Name the part of a block.
 
-    After the clips that have rows: a try that finds less does not replace one that found more.
+    The name depends on the clips with rows, so that a try with fewer does not replace one with
+        more.
     """
     with_rows = [clip for clip, count in counts.items() if count]
     return part_name(with_rows or [*counts, *failed])
 
 
 def pool_output(output: VGGishOutput, pool: Pool | None) -> VGGishOutput:
-    """Make one row of a clip's rows, which starts where the clip does; without a pool, nothing."""
+    """Make one row of a clip's rows, starting at the clip's start; do nothing without a pool."""
     if pool is None:
         return output
     rows = pool_rows(output.embeddings, pool)
@@ -69,9 +70,9 @@ def pool_output(output: VGGishOutput, pool: Pool | None) -> VGGishOutput:
 
 
 class ClipJoiner:
-    """Joins the pieces of long clips, in whatever order they come, and however often.
+    """Joins the pieces of long clips, in any order, with repeats.
 
-    It holds the embeddings of long clips that are not complete, 512 bytes an example.
+    It holds the embeddings of incomplete long clips, 512 bytes per example.
 
     Args:
         extractor: The front end that made the examples.
@@ -80,10 +81,10 @@ class ClipJoiner:
     def __init__(self, extractor: VGGishFeatureExtractor) -> None:
         self._extractor = extractor
         self._pieces: dict[str, dict[int, Tensor]] = {}
-        self._numbers: dict[str, int] = {}  # of pieces that there are, where it is known
+        self._numbers: dict[str, int] = {}  # of pieces, if known
 
     def add(self, block: EmbeddedBlock) -> EmbeddedBlock | None:
-        """Give a block of whole clips: this one, a joined one, or None where pieces are missing."""
+        """Return a block of whole clips: this one, a joined one, or None if pieces are missing."""
         for clip in block.failed:
             self._pieces.pop(clip, None)
             self._numbers.pop(clip, None)
@@ -121,10 +122,10 @@ def clip_outputs(
 
 
 class BlockEmbedder:
-    """Embeds blocks of examples; a block may be started before the one before it is finished.
+    """Embeds blocks of examples; a block may start before the previous one is finished.
 
     Args:
-        pipeline: What embeds them.
+        pipeline: Embeds them.
         postprocess: As for calling the pipeline.
         batch_size: Examples that the network takes at once.
     """
@@ -134,7 +135,7 @@ class BlockEmbedder:
         self._pipeline = pipeline
         self._postprocess = postprocess
         self._batch_size = batch_size
-        # Before there are threads, no two of which may lay out the weights.
+        # Before starting threads, since two must not lay out the weights at once.
         self._embed(torch.empty(0, *example_shape(pipeline.extractor)))
         on_cpu = pipeline.model.device.type == "cpu"
         self._threads = TorchThreads(torch.get_num_threads() if on_cpu else 1)
@@ -151,7 +152,7 @@ class BlockEmbedder:
         self._threads.__exit__(kind, error, traceback)
 
     def start(self, block: ExampleBlock) -> Callable[[], EmbeddedBlock]:
-        """Hand in a block, and get what waits for its embeddings."""
+        """Submit a block; the result waits for its embeddings."""
         batches = [
             self._threads.submit(self._embed, batch)
             for batch in torch.split(block.examples, self._batch_size)

@@ -1,10 +1,9 @@
-"""Embed any number of clips into a folder, block by block; a run that is killed is repeated.
+"""Embed any number of clips into a resumable folder, block by block.
 
     clips -> parts of the listing -> blocks of examples -> the network -> a file for each block
 
-One machine does it with `vggish_hf.jobs.embed_to_folder`, a cluster with that of
-`vggish_hf.distributed`, by the same functions: the batches that the network takes are the same, and
-so are the rows.
+`vggish_hf.jobs.embed_to_folder` does it on one machine, that of `vggish_hf.distributed` on a
+cluster, with the same functions: the network's batches are the same, and so are the rows.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -30,14 +29,14 @@ from vggish_hf.pipeline import Postprocess, VGGishPipeline
 
 @dataclass(frozen=True)
 class EmbeddingSummary:
-    """What a run did.
+    """The result of a run.
 
     Args:
-        clips: How many clips it embedded.
-        examples: How many examples these have.
-        failed: Clips that could not be read, and why; the next run tries them again.
+        clips: The number of clips embedded.
+        examples: The number of their examples.
+        failed: Failed clips with reasons; the next run tries them again.
         too_short: Clips without a whole example.
-        skipped: How many clips an earlier run had done, and whose files have not changed.
+        skipped: The number of clips done in earlier runs, with unchanged files.
     """
 
     clips: int
@@ -52,15 +51,15 @@ def cut_parts(
 ) -> Iterator[list[Clip]]:
     """Cut a listing into parts, and skip clips that need no work.
 
-    The cuts do not depend on what is done: a run that is repeated makes the same parts.
+    The cuts do not depend on finished clips: a repeated run makes the same parts.
 
     Args:
         clips: The whole listing.
-        pending: The ids of those to work on.
-        part_clips: How many clips of the listing make up a part.
+        pending: The ids of the clips to embed.
+        part_clips: Clips of the listing per part.
 
     Yields:
-        The parts that have any, in order.
+        The parts that are not empty, in order.
 
     Example:
         >>> clips = [Clip(name, name) for name in "abcde"]
@@ -74,20 +73,20 @@ def cut_parts(
 
 
 class EmbeddingJob:
-    """Which clips are to be embedded into a folder, and what has become of them.
+    """The clips to embed into a folder, and their results.
 
-    A context: no other job writes to the folder meanwhile.
+    As a context manager it keeps other jobs from writing to the folder.
 
     Args:
-        clips: All of them, those that an earlier run has done too.
+        clips: All of them, including those of earlier runs.
         folder: A new folder, or one of the same weights, options and limits.
-        pipeline: What embeds them.
+        pipeline: Embeds them.
         postprocess: As for calling the pipeline.
-        limits: What a clip may be at most.
+        limits: Limits of a clip.
         pool: As for `embed_to_folder`.
 
     Raises:
-        ValueError: Two clips have the same id, the folder holds something else or an input.
+        ValueError: Two clips have the same id, or the folder holds an input or other content.
         OSError: Another job writes to the folder.
     """
 
@@ -101,7 +100,7 @@ class EmbeddingJob:
         pool: Pool | None = None,
     ) -> None:
         check_output_options(pipeline, postprocess, pool)
-        #: The ids of clips that are not done, and have not failed in this run.
+        #: The ids of clips that are neither done nor failed in this run.
         self.pending = unique_ids(clips)
         self.pool = pool
         self.folder = EmbeddingFolder(folder)
@@ -111,14 +110,14 @@ class EmbeddingJob:
         self._size = pooled_size(pipeline.model.config.embedding_size, pool)
         self._dtype = find_postprocess(postprocess).dtype()
         self._folder_lock = ExitStack()
-        self._old_parts: dict[str, list[Path]] = {}  # with rows of files that have changed since
+        self._old_parts: dict[str, list[Path]] = {}  # with rows of changed files
         self._embedded = 0
         self._examples = 0
         self._too_short: list[str] = []
         self._failed: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        self.folder.check(self._provenance)  # before a folder is made
+        self.folder.check(self._provenance)  # before creating a folder
         with ExitStack() as stack:
             stack.enter_context(self.folder.lock())
             self.folder.start(self._provenance, self._size, self._dtype)
@@ -136,12 +135,12 @@ class EmbeddingJob:
 
     @property
     def skipped(self) -> int:
-        """How many clips an earlier run has done."""
+        """The number of clips done in earlier runs."""
         return self._skipped
 
     def _find_completed(self) -> None:
         paths = {clip.id: clip.path for clip in self._clips}
-        source_of = lru_cache(maxsize=1024)(file_source)  # of a tar's clips it is one file's
+        source_of = lru_cache(maxsize=1024)(file_source)  # the clips of a tar share it
         done: set[str] = set()
         for clip in self.folder.completed():
             path = paths.get(clip.id)
@@ -154,7 +153,7 @@ class EmbeddingJob:
                 self._old_parts.setdefault(clip.id, []).append(clip.part)
         self.pending -= done
         self._skipped = len(done)
-        # Of a run that was killed between the new rows and the end of the old ones.
+        # Left by a run that was killed after writing the new rows, before removing the old ones.
         self._drop_old(done, "")
 
     def _drop_old(self, clips: Iterable[str], new_part: str) -> None:
@@ -163,14 +162,14 @@ class EmbeddingJob:
             for part in self._old_parts.pop(clip, ()):
                 by_part.setdefault(part, set()).add(clip)
         for part, dropped in by_part.items():
-            if part.stem != new_part:  # which has replaced it
+            if part.stem != new_part:  # else it was replaced
                 self.folder.drop(part, dropped)
 
     def note(self, counts: Mapping[str, int], failed: Mapping[str, str]) -> int:
-        """Take note of a block that is written; of clips that were noted before, nothing.
+        """Record a written block; clips recorded before are ignored.
 
         Returns:
-            How many clips are new among them.
+            The number of new clips.
         """
         new = self.pending.intersection([*counts, *failed])
         self._drop_old(new & counts.keys(), block_name(counts, failed))
@@ -183,7 +182,7 @@ class EmbeddingJob:
         return len(new)
 
     def finish(self) -> EmbeddingSummary:
-        """Put the folder in order and say what was done."""
+        """Clean up the folder and return the summary."""
         self.folder.finish()
         return EmbeddingSummary(
             self._embedded, self._examples, self._failed, tuple(self._too_short), self._skipped
@@ -193,13 +192,13 @@ class EmbeddingJob:
 def check_output_options(
     pipeline: VGGishPipeline, postprocess: Postprocess, pool: Pool | None
 ) -> None:
-    """Raise ValueError for options that do not exist or do not go together."""
+    """Raise ValueError for unknown or incompatible options."""
     if pool is not None:
         check_choice("pool", pool, Pool)
     if pool is not None and postprocess == "uint8":
         raise ValueError(
-            f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8': values cut "
-            "off to whole numbers have another mean"
+            f"Expected `postprocess` 'none' or 'pca' with `pool` {pool!r}, got 'uint8', which "
+            "would change the mean"
         )
     pipeline.check_postprocess(postprocess)
 
@@ -210,5 +209,5 @@ def job_provenance(
     limits: AudioLimits,
     pool: Pool | None = None,
 ) -> dict[str, Any]:
-    """What rows depend on: runs that differ in any of it do not share a folder."""
+    """The settings that decide the rows; runs that differ in them cannot share a folder."""
     return {**pipeline.provenance(postprocess), "pool": pool, "limits": asdict(limits)}

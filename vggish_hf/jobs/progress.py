@@ -1,4 +1,4 @@
-"""How far a job is: in clips, and inside long ones in seconds of audio."""
+"""The progress of a job: in clips, and inside long ones in seconds of audio."""
 
 from collections.abc import Callable, Iterator
 from threading import Lock
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from vggish_hf.audio import AudioStream, Decoder
 
-#: Called with how many more clips are done or have failed, and how many more seconds of audio have
-#: been read. Never by two threads at once.
+#: Called with the numbers of newly finished or failed clips and of newly read seconds of audio,
+#: never by two threads at once.
 Progress: TypeAlias = Callable[[int, float], object]
 
 
 class ProgressMeter:
-    """Tells a job's progress from whichever thread.
+    """Reports a job's progress from any thread.
 
     Args:
-        progress: Whom to tell, if anybody.
+        progress: The callback, if any.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -31,7 +31,7 @@ class ProgressMeter:
                 self._progress(clips, seconds)
 
     def metered(self, decode: Decoder) -> Decoder:
-        """Make a decoder that counts what is read of each clip."""
+        """Make a decoder that counts the audio read of each clip."""
 
         def open_(clip: Any) -> AudioStream:
             stream = decode(clip)

@@ -1,4 +1,4 @@
-"""What must be so before a job writes: clips of different ids, and an output that is no input."""
+"""Checks before a job writes: the ids are unique, and the output is not an input."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ def unique_ids(clips: Sequence[Clip]) -> set[str]:
     """Collect the clips' ids.
 
     Raises:
-        ValueError: Two clips have the same.
+        ValueError: Two clips have the same id.
     """
     ids: set[str] = set()
     for clip in clips:
         if clip.id in ids:
             raise ValueError(
-                f"Expected clips of different ids, {clip.id!r} is there twice; rename one or leave "
+                f"Expected clips of different ids, got {clip.id!r} twice; rename one or leave "
                 "it out"
             )
         ids.add(clip.id)
@@ -27,10 +27,10 @@ def unique_ids(clips: Sequence[Clip]) -> set[str]:
 
 
 def check_is_no_input(output: Path, clips: Iterable[Clip]) -> None:
-    """Raise ValueError if a job would write over what it reads.
+    """Raise ValueError if a job would write over its input.
 
-    That is an output which is a clip's file, or the tar or table that holds clips, by whatever name
-    or link; or an output folder that holds one of these.
+    The output must not be a clip's file, or a tar or table with clips, by any name or link, nor a
+    folder that contains one.
     """
     if not output.exists():
         return
@@ -39,8 +39,7 @@ def check_is_no_input(output: Path, clips: Iterable[Clip]) -> None:
     found = _in_folder(output, paths) if output.is_dir() else _same_file(output, paths)
     if found is not None:
         raise ValueError(
-            f"Expected an output that is no input, {str(output)!r} is or holds the input "
-            f"{found!r}; choose another output"
+            f"The output {str(output)!r} is or contains the input {found!r}; choose another output"
         )
 
 
@@ -49,14 +48,14 @@ def _same_file(output: Path, paths: Iterable[str]) -> str | None:
         try:
             if os.path.samefile(output, path):
                 return path
-        except (OSError, ValueError):  # it is not there, and fails later
+        except (OSError, ValueError):  # it is missing, and fails later
             continue
     return None
 
 
 def _in_folder(output: Path, paths: Iterable[str]) -> str | None:
     folder = os.path.realpath(output)
-    real_folder = cache(os.path.realpath)  # of few folders, for very many files
+    real_folder = cache(os.path.realpath)  # few folders, very many files
 
     def holds(place: str) -> bool:
         return place == folder or place.startswith(os.path.join(folder, ""))

@@ -35,25 +35,24 @@ def embed_to_file(
 ) -> EmbeddingSummary:
     """Embed clips into one file, on this machine.
 
-    The file appears whole, at the end, or not at all. Clips are decoded in processes of their own:
-    one that cannot be read is named in the summary and has no rows. Where all of them fail, nothing
-    is written.
+    The file appears at the end, only when it is complete. Clips are decoded in separate processes;
+    the summary lists failed clips, which have no rows. If all clips fail, nothing is written.
 
     Args:
-        pipeline: What embeds them.
-        clips: The clips, of different ids; see `vggish_hf.inputs.find_clips`.
-        file: The file, of a format that its ending names: see `vggish_hf.outputs.open_output`.
+        pipeline: Embeds them.
+        clips: The clips, with unique ids; see `vggish_hf.inputs.find_clips`.
+        file: The file; its ending gives the format, see `vggish_hf.outputs.open_output`.
         postprocess: As for calling the pipeline.
-        pool: Write one row per clip, see `Pool`; without it, one per example.
+        pool: Write one row per clip, see `Pool`; None writes one per example.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that are decoded at once.
-        limits: What a clip may be at most.
-        inputs: What the clips were found by; noted in the file, without secrets of URLs.
-        progress: Called with how many more clips are done or have failed, and how many more
-            seconds of audio have been read.
+        num_workers: Clips decoded at once.
+        limits: Limits of a clip.
+        inputs: The inputs the clips come from; noted in the file, without secrets of URLs.
+        progress: Called with the numbers of newly finished or failed clips and of newly read
+            seconds of audio.
 
     Raises:
-        ValueError: An argument is refused, the model has no post-processor, two clips have the same
+        ValueError: An argument is invalid, the model has no post-processor, two clips have the same
             id, or the file is an input.
         OSError: The file cannot be written, or another process is writing it.
 
@@ -91,7 +90,7 @@ def embed_to_file(
     done = examples = 0
     with (
         closing(outputs),
-        decoders,  # which end before the threads that wait for them
+        decoders,  # they end before the threads that wait for them
         suppress(_NothingEmbeddedError),
         open_output(file, size, dtype, provenance) as write,
     ):
@@ -111,4 +110,4 @@ def embed_to_file(
 
 
 class _NothingEmbeddedError(Exception):
-    """Every clip failed: the output, and one that is there, stay as they are."""
+    """Every clip failed; an existing output stays as it is."""

@@ -31,30 +31,30 @@ def embed_to_folder(
 ) -> EmbeddingSummary:
     """Embed clips into a folder of Parquet files, on this machine.
 
-    Each file appears whole or not at all; a run that was interrupted or killed is repeated, and
-    does what is missing. A clip whose file has changed since, in size or time, is embedded again.
-    Clips are decoded in processes of their own: one that cannot be read is named in the summary and
-    in the folder's `.failed.jsonl`, and the next run tries it again.
+    Each file appears only when it is complete; repeat an interrupted or killed run to resume it. A
+    clip whose file has a new size or time is embedded again. Clips are decoded in separate
+    processes; the summary and the folder's `.failed.jsonl` list failed clips, and the next run
+    tries them again.
 
     Args:
-        pipeline: What embeds them.
-        clips: The clips, of different ids; see `vggish_hf.inputs.find_clips`.
+        pipeline: Embeds them.
+        clips: The clips, with unique ids; see `vggish_hf.inputs.find_clips`.
         folder: A new folder, or one of the same weights, options and limits.
         postprocess: As for calling the pipeline.
-        pool: Write one row per clip, see `Pool`; without it, one per example.
+        pool: Write one row per clip, see `Pool`; None writes one per example.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that are decoded at once.
-        part_clips: Clips of a file; of long ones a file has fewer, see `BLOCK_EXAMPLES`. An
-            interruption costs those that are not finished, two at most.
-        limits: What a clip may be at most.
-        progress: Called with how many more clips are done or have failed, and how many more
-            seconds of audio have been read.
+        num_workers: Clips decoded at once.
+        part_clips: Clips per part; fewer if they are long, see `BLOCK_EXAMPLES`. An interruption
+            loses the unfinished parts, at most two.
+        limits: Limits of a clip.
+        progress: Called with the numbers of newly finished or failed clips and of newly read
+            seconds of audio.
 
     Raises:
-        ValueError: An argument is refused, the model has no post-processor, two clips have the same
-            id, the folder was made from something else, or it holds an input.
-        OSError: The folder cannot be written to, for example since the disk is full, or another
-            job writes to it.
+        ValueError: An argument is invalid, the model has no post-processor, two clips have the same
+            id, the folder has other settings, or it holds an input.
+        OSError: The folder cannot be written to, for example on a full disk, or another job writes
+            to it.
     """
     check_at_least_one(batch_size=batch_size, num_workers=num_workers, part_clips=part_clips)
     meter = ProgressMeter(progress)
@@ -70,7 +70,7 @@ def embed_to_folder(
 
     with EmbeddingJob(clips, folder, pipeline, postprocess, limits, pool) as job:
         meter.add(clips=job.skipped)
-        # The decoders are ended before the threads that wait for them.
+        # The decoders end before the threads that wait for them.
         with (
             BlockEmbedder(pipeline, postprocess, batch_size) as embedder,
             closing(read(job)) as blocks,
@@ -87,7 +87,7 @@ def _write_blocks(
     job: EmbeddingJob,
     meter: ProgressMeter,
 ) -> None:
-    """Write each block as soon as it is embedded, however long the next one is in coming."""
+    """Write each block as soon as it is embedded, without waiting for the next one."""
 
     def write(finish: Callable[[], EmbeddedBlock]) -> None:
         embedded = joiner.add(finish())

@@ -1,6 +1,6 @@
 """Frechet Audio Distance: the arithmetic, baselines in files, published tools' preprocessing.
 
-The metric class needs torchmetrics, and is imported when it is first asked for.
+The metric class needs torchmetrics, and is imported on first use.
 """
 
 from typing import TYPE_CHECKING

@@ -26,27 +26,27 @@ except ModuleNotFoundError as error:
 class FrechetAudioDistance(Metric):  # type: ignore[misc]
     """The Frechet distance between the embeddings of real and of generated audio.
 
-    Its state is the two sets' count, mean and scatter in float64, 128 KiB each whatever the number
-    of clips, merged exactly across batches and processes. Call `update` and `compute`; to call the
+    Its state is the two sets' count, mean and scatter in float64, 128 KiB each for any number of
+    clips, merged exactly across batches and processes. Call `update` and `compute`; calling the
     metric itself needs both sets in one batch.
 
     Args:
-        model: What embeds waveforms: a pipeline, or a model's id. Not needed for embeddings.
-        preset: Whose preprocessing, see `PRESETS` and docs/fad.md.
-        real: The statistics of the real set, or their file, where they are known beforehand; then
-            the metric takes fake audio alone.
-        embedding_size: Length of an embedding, where neither `model` nor `real` tells.
+        model: Embeds waveforms: a pipeline, or a model's id. Not needed for embeddings.
+        preset: The tool to imitate, see `PRESETS` and docs/fad.md.
+        real: The statistics of the real set, or their file, if known; then the metric takes only
+            fake audio.
+        embedding_size: Length of an embedding, if neither `model` nor `real` gives it.
         reset_real_features: Whether `reset` forgets the real set, too.
         batch_size: Examples that the network takes at once.
-        force: Compare with `real` although it was not embedded as `model` and `preset` do.
+        force: Compare with `real` even if it was embedded differently.
         **kwargs: Of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: `real` was not embedded as `model` and `preset` do, or its size is another.
-        FileNotFoundError: There is no such model or file.
+        ValueError: `real` was embedded differently, or has another size.
+        FileNotFoundError: The model or file does not exist.
 
     Note:
-        The network moves with the metric, and is no part of its `state_dict`. On MPS, which has no
+        The network moves with the metric, but is not in its `state_dict`. On MPS, which lacks
         float64, the state stays on the CPU.
 
     Example:
@@ -61,7 +61,7 @@ class FrechetAudioDistance(Metric):  # type: ignore[misc]
 
     is_differentiable: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False
-    # What a batch alone gives is no part of what `reset_real_features=False` keeps.
+    # `reset_real_features=False` must not keep the value of a single batch.
     full_state_update: ClassVar[bool] = True
     plot_lower_bound: ClassVar[float] = 0.0
 
@@ -112,19 +112,19 @@ class FrechetAudioDistance(Metric):  # type: ignore[misc]
             inputs: With `sampling_rate`, waveforms: a sequence of clips, each (time,) or
                 (channels, time), of any lengths; or a tensor (batch, time) or
                 (batch, channels, time). Without it, embeddings (examples, embedding_size).
-            real: Whether they are of the real set.
+            real: Whether they belong to the real set.
             sampling_rate: The waveforms' rate, Hz.
-            lengths: How many samples of each waveform of a padded batch are the clip's.
+            lengths: Each clip's length in a padded batch, samples.
 
         Raises:
-            ValueError: A shape, a rate or a length does not fit; something is not finite; the
-                inputs are waveforms and the metric has no model; or they are of the real set, whose
+            ValueError: A shape, a rate or a length is wrong; a value is not finite; the inputs are
+                waveforms and the metric has no model; or they belong to the real set, whose
                 statistics were given.
         """
         if real and self.real is not None:
             raise ValueError(
-                "Expected fake clips alone, the statistics of the real set were given; leave out "
-                "`real` where the metric is made to collect them"
+                "Expected only fake clips, since the metric has the statistics of the real set; "
+                "omit its argument `real` to collect them"
             )
         name = "real_moments" if real else "fake_moments"
         state: Tensor = getattr(self, name)
@@ -160,7 +160,7 @@ class FrechetAudioDistance(Metric):  # type: ignore[misc]
         return torch.tensor(distance, dtype=dtype, device=self.device)
 
     def statistics(self, *, real: bool) -> EmbeddingStatistics:
-        """What is known of a set, to save or to compare; of this process, unless synchronised."""
+        """The statistics of a set, to save or to compare; of this process, unless synchronised."""
         if real and self.real is not None:
             return self.real
         provenance = {} if self.embedder is None else self.embedder.provenance
@@ -176,8 +176,8 @@ class FrechetAudioDistance(Metric):  # type: ignore[misc]
     def _embed(self, clips: Sequence[Tensor], sampling_rate: int) -> Iterator[np.ndarray[Any, Any]]:
         if self.embedder is None:
             raise ValueError(
-                "Expected embeddings, since the metric was made without a `model`, got waveforms; "
-                "pass model='google', or leave out `sampling_rate`"
+                "Expected embeddings, since the metric has no `model`, got waveforms; "
+                "pass model='google', or omit `sampling_rate`"
             )
         inputs = [(clip, sampling_rate) for clip in clips]
         for _, rows in self.embedder.stream(inputs, batch_size=self.batch_size):
@@ -185,7 +185,7 @@ class FrechetAudioDistance(Metric):  # type: ignore[misc]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Self:
         if self.embedder is not None:
-            # To another device, but in its own precision: that is part of the provenance.
+            # Change the device, but not the precision, which is part of the provenance.
             model = self.embedder.pipeline.model
             model.to(fn(torch.empty(0, device=model.device)).device)
         if fn(torch.empty(0, device=self.device)).device.type == "mps":
@@ -209,10 +209,10 @@ def _check_embeddings(inputs: Tensor | Sequence[Tensor], size: int) -> np.ndarra
 def _split(
     inputs: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
 ) -> Sequence[Tensor]:
-    """Take a batch of waveforms apart, and off what pads them."""
+    """Split a batch into waveforms without their padding."""
     if not isinstance(inputs, Tensor):
         if lengths is not None:
-            raise ValueError("Expected `lengths` with a padded tensor alone, got a sequence")
+            raise ValueError("Expected `lengths` only with a padded tensor, got a sequence")
         return inputs
     if inputs.ndim not in (2, 3):
         raise ValueError(
@@ -227,7 +227,7 @@ def _split(
 
 
 def _pack(moments: EmbeddingStatistics) -> Tensor:
-    """One tensor (size + 2, size), since processes exchange each state on its own."""
+    """One tensor (size + 2, size), since processes exchange each state separately."""
     count = np.full(moments.size, float(moments.count))
     return torch.from_numpy(np.vstack([moments.mean, moments.scatter, count]))
 

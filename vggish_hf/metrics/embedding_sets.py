@@ -1,4 +1,4 @@
-"""A set of clips, whatever it is stored as, as statistics."""
+"""Statistics of a set of clips in any form."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,13 +21,13 @@ OnClip: TypeAlias = Callable[[str, NDArray[Any]], object]
 
 @dataclass(frozen=True)
 class EmbeddingSet:
-    """What became of a set of clips.
+    """The result of a set of clips.
 
     Args:
         statistics: The moments of the embeddings.
-        clips: How many clips were counted; None where the source does not tell.
-        failures: Those that were not.
-        notes: What to know of the source.
+        clips: How many clips were counted; None if unknown.
+        failures: The clips that failed.
+        notes: Remarks on the source.
     """
 
     statistics: EmbeddingStatistics
@@ -51,26 +51,26 @@ def embed_set(
 ) -> EmbeddingSet:
     """Compute, or load, the statistics of a set of clips.
 
-    A clip that cannot be read, or that is shorter than an example where the preset pads nothing, is
-    among the failures, and the others are counted. Memory is bounded, whatever the number of clips.
+    A clip fails if it cannot be read, or is shorter than an example and the preset does not pad;
+    the others are counted. Memory is bounded for any number of clips.
 
     Args:
         source: The set, see `find_set`.
-        embedder: What embeds audio; not needed for embeddings and statistics.
-        compared_with: Statistics that the set must be comparable with, which is checked first.
-        force: Take it though it was embedded differently.
+        embedder: Embeds audio; not needed for embeddings and statistics.
+        compared_with: Statistics that the set must be comparable with; checked first.
+        force: Accept it even if it was embedded differently.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that are decoded at once.
-        limits: What an encoded clip may be at most.
-        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+        num_workers: Clips decoded at once.
+        limits: Limits of an encoded clip.
+        isolated: Whether to decode files in separate processes, so that a file that crashes a
             decoder fails alone: for untrusted audio.
-        progress: Whether to show a bar, where standard error is a terminal.
+        progress: Whether to show a bar if standard error is a terminal.
         on_clip: Called with the name and the embeddings (examples, size) of each clip counted.
 
     Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: The source is empty, is of several kinds, is damaged, holds statistics where
-            `on_clip` needs clips, is audio where there is no embedder, or is not comparable.
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: The source is empty, of several kinds, damaged, or not comparable; it is
+            statistics, but `on_clip` needs clips; or it is audio without an embedder.
     """
     check_at_least_one(batch_size=batch_size, num_workers=num_workers)
     found = find_set(source)
@@ -90,10 +90,10 @@ def embed_set(
         shown = tqdm(clips, unit=" clips", total=total, disable=None if progress else True)
         for name, rows in shown:
             if len(rows):
-                check_scale(rows)  # which is not a fault of one clip
+                check_scale(rows)  # not a fault of one clip
             try:
                 if not len(rows):
-                    raise ValueError("it is shorter than an example")
+                    raise ValueError("shorter than one example")
                 statistics = statistics.update(rows)
             except ValueError as error:
                 failures.append(ClipFailure(name, str(error)))
@@ -112,10 +112,10 @@ def check_set(
     force: bool = False,
     by_clip: bool = False,
 ) -> EmbeddingStatistics:
-    """Check all that is known of a set before it is read.
+    """Check what is known of a set before reading it.
 
     Returns:
-        Its statistics, which are empty where its clips are still to be read.
+        Its statistics, empty if its clips are not read yet.
 
     Raises:
         ValueError: See `embed_set`.
@@ -126,13 +126,13 @@ def check_set(
             raise ValueError("Expected a `model` to embed audio with; pass one, such as 'google'")
         statistics = EmbeddingStatistics.empty(embedder.size, embedder.provenance)
     if compared_with is not None:
-        # What does not say how it was made gets a note, see `frechet_audio_distance`.
+        # A source without provenance gets a note, see `frechet_audio_distance`.
         is_known = statistics.is_provenance_known and compared_with.is_provenance_known
         compared_with.check_comparable(statistics, force=force or not is_known)
     if by_clip and found.kind == "statistics":
         raise ValueError(
-            "Expected clips, since each of them is needed, got statistics; pass audio, a file of "
-            "embeddings, or a list with an array of embeddings for each clip"
+            "Expected separate clips, got statistics; pass audio, a file of embeddings, or a "
+            "list with an array of embeddings per clip"
         )
     return statistics
 
@@ -150,7 +150,7 @@ def _embedded(
     num_workers: int,
     decode: Decoder,
 ) -> Iterator[NamedEmbeddings]:
-    names: dict[int, str] = {}  # of the clips that are read and not yet embedded
+    names: dict[int, str] = {}  # of clips read but not yet embedded
 
     def named() -> Iterator[Any]:
         for index, clip in enumerate(found.clips):

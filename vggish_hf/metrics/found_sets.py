@@ -1,4 +1,4 @@
-"""Sets of clips, whatever they are stored as, found and checked before anything is embedded."""
+"""Sets of clips in any form, found and checked before anything is embedded."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,19 +26,19 @@ from vggish_hf.outputs.stored import (
     open_embeddings,
 )
 
-#: What one element of a set may be: a clip's audio, or its embeddings (examples, size).
+#: One element of a set: a clip's audio, or its embeddings (examples, size).
 SetItem: TypeAlias = AudioSource | Clip | Tensor | NDArray[Any]
-#: A set of clips: what `vggish_hf.inputs.find_clips` takes, which is a file, folder, glob, list,
-#: archive, table or URL with audio; a file or a folder of embeddings, or an `.npz` file of
-#: statistics; an array or a tensor of embeddings (examples, size); statistics; or any iterable of
-#: these files and of clips, each of them audio or the embeddings of one clip.
+#: A set of clips: an input of `vggish_hf.inputs.find_clips` (a file, folder, glob, list, archive,
+#: table or URL with audio); a file or a folder of embeddings, or an `.npz` file of statistics; an
+#: array or a tensor of embeddings (examples, size); statistics; or any iterable of these files and
+#: of clips, each of them audio or the embeddings of one clip.
 EmbeddingSource: TypeAlias = (
     str | os.PathLike[str] | Iterable[SetItem] | Tensor | NDArray[Any] | EmbeddingStatistics
 )
 
 
 class ClipFailure(NamedTuple):
-    """A clip that is not counted."""
+    """A clip that failed."""
 
     clip: str
     reason: str
@@ -46,14 +46,14 @@ class ClipFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundSet:
-    """A set of which it is known what it is, and nothing is read yet.
+    """A set of known kind that is not read yet.
 
     Args:
-        kind: What it holds.
-        clips: Its clips: audio, or embeddings with a name each. They are read once.
-        statistics: Those of a file or an array. For embeddings: size and provenance, of no rows.
-        failures: Clips that whoever stored the embeddings has named as failed.
-        notes: What to know of it.
+        kind: Its content.
+        clips: Its clips: audio, or embeddings with names. They are read once.
+        statistics: Those of a file or an array. For embeddings: size and provenance, without rows.
+        failures: Clips that the stored embeddings list as failed.
+        notes: Remarks on it.
     """
 
     kind: Literal["audio", "embeddings", "statistics"]
@@ -69,14 +69,14 @@ def find_set(
     follow_symlinks: bool = False,
     on_skip: SkipHandler | None = None,
 ) -> FoundSet:
-    """Find out what a set is stored as, by its content, and that it is there.
+    """Find the kind of a set by its content, and check that it exists.
 
     A Parquet file with a column of audio is audio, one with a column `embedding` is embeddings. A
-    folder is embeddings where `vggish-hf embed` has written it, or where it holds no audio and all
-    of its Parquet files are embeddings.
+    folder is embeddings if `vggish-hf embed` wrote it, or if it has no audio and all of its Parquet
+    files are embeddings.
 
     Args:
-        source: The set. An iterator is read, once; its audio only as it is embedded.
+        source: The set. An iterator is read once; its audio only while embedding.
         follow_symlinks: As for `vggish_hf.inputs.find_clips`.
         on_skip: As for `vggish_hf.inputs.find_clips`.
 
@@ -108,7 +108,7 @@ def find_set(
             "files, an array of embeddings (examples, size) or EmbeddingStatistics"
         ) from None
     paths: list[str] = []
-    first: list[Any] = []  # the first that is no path
+    first: list[Any] = []  # the first that is not a path
     for item in items:
         if not isinstance(item, (str, os.PathLike)):
             first = [item]
@@ -141,7 +141,7 @@ def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | 
     stored: list[StoredEmbeddings] = []
     statistics: list[EmbeddingStatistics] = []
     damaged: list[Exception] = []
-    for path in paths:  # each on its own: what is given twice counts twice
+    for path in paths:  # separately: a path given twice counts twice
         if not is_url(path) and is_embedding_folder(path):
             stored.append(StoredFolder(path))
             continue
@@ -158,7 +158,7 @@ def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | 
                     stored.append(open_embeddings(clip.path))
                 except (ValueError, OSError) as error:
                     damaged.append(error)
-                    audio.append(clip)  # beside others it is a clip that fails
+                    audio.append(clip)  # among others it is a clip that fails
             else:
                 audio.append(clip)
     if len(damaged) == len(audio) > 0:
@@ -178,7 +178,7 @@ def _find_paths(paths: list[str], follow_symlinks: bool, on_skip: SkipHandler | 
 def _search(
     path: str, follow_symlinks: bool, on_skip: SkipHandler | None
 ) -> tuple[list[Clip], list[StoredEmbeddings]]:
-    """List the clips of a path; of a folder without audio, the files of embeddings in it."""
+    """List the clips of a path, or the files of embeddings of a folder without audio."""
     skipped: list[tuple[str, Any]] = []
     failure: ValueError | None = None
     clips: list[Clip] = []
@@ -189,7 +189,7 @@ def _search(
             on_skip=lambda name, reason: skipped.append((name, reason)),
         )
     except ValueError as error:
-        # There may be nothing but embeddings: in a folder that somebody has copied or exported.
+        # It may hold only embeddings, such as a copied or exported folder.
         tables = [name for name, _ in skipped if has_ending(name, {".parquet"})]
         files = [file for file in map(find_embeddings, tables) if file is not None]
         if len(files) == len(tables) > 0:
@@ -204,12 +204,12 @@ def _search(
 
 
 def _of_stored(files: list[StoredEmbeddings]) -> FoundSet:
-    # A size of 0 is that of a file without rows.
+    # A file without rows has size 0.
     sized = [file for file in files if file.size] or files
     empty = [EmbeddingStatistics.empty(file.size, file.provenance) for file in sized]
     for other in empty[1:]:
         is_known = empty[0].is_provenance_known and other.is_provenance_known
-        empty[0].merge(other, force=not is_known)  # raises where they were not made alike
+        empty[0].merge(other, force=not is_known)  # raises if they were made differently
     notes = tuple(
         _unknown(str(getattr(file, "path", ""))) for file in files if not file.has_metadata
     )
@@ -267,7 +267,7 @@ def _may_exist(clip: Clip) -> bool:
 def _mixed() -> ValueError:
     return ValueError(
         "Expected audio, embeddings or one file of statistics, got several of these in one set; "
-        "embed the audio first (`vggish-hf embed`), or score the sets one by one"
+        "embed the audio first (`vggish-hf embed`), or score each set separately"
     )
 
 

@@ -1,15 +1,14 @@
 """The Frechet distance between two normal distributions, by a method that needs no matrix root.
 
 The squared distance of `N(a, A)` and `N(b, B)` is `|a - b|^2 + tr(A + B - 2 (A B)^(1/2))` (Dowson
-and Landau, 1982), and it is this square that is called Frechet Audio Distance. With factors
-`A = P P'` and `B = Q Q'` the trace is the least `|P - Q U|^2` over all rotations `U`, and the best
-one follows from the singular values of `Q' P`. A sum of squares cannot be negative, and of equal
-distributions nothing remains, where the difference of traces leaves its rounding. The root of the
-product itself, which other libraries take, is that of a matrix that is not symmetric: it fails, or
-comes out complex, where a covariance is singular.
+and Landau, 1982); Frechet Audio Distance is this square. With factors `A = P P'` and `B = Q Q'` the
+trace is the least `|P - Q U|^2` over all rotations `U`, and the singular values of `Q' P` give the
+best one. A sum of squares cannot be negative, and is zero for equal distributions, while the
+difference of traces leaves its rounding. Other libraries take the root of the product itself, which
+is not symmetric: it fails, or is complex, if a covariance is singular.
 
-torch does the decompositions, in one thread: on matrices this small, more threads wait for each
-other longer than they compute, and numpy offers no way to use fewer.
+torch does the decompositions, in one thread: on matrices this small, more threads wait longer than
+they compute, and numpy cannot limit its threads.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,10 +24,10 @@ from vggish_hf._runtime.threads import TorchThreads
 
 Array = NDArray[np.float64]
 
-# A covariance that was stored in single precision has eigenvalues so far below zero.
+# A covariance stored in single precision has eigenvalues this far below zero.
 _NEGATIVE_LIMIT = 1e-5
 _EPSILON = float(np.finfo(np.float64).eps)
-# Squares of what is larger leave the range of float64, and a distance would not be a number.
+# Squares of larger values leave the range of float64, and the distance would be NaN.
 _LARGEST = 1e150
 
 
@@ -37,8 +36,8 @@ def frechet_distance(
 ) -> float:
     """Compute the squared Frechet distance between two normal distributions.
 
-    Eigenvalues of a covariance that lie within rounding of zero count as zero, and so do negative
-    ones down to `-1e-5` of the largest, which storage in single precision makes.
+    Eigenvalues of a covariance within rounding of zero count as zero, and so do negative ones down
+    to `-1e-5` of the largest, which come from storage in single precision.
 
     Args:
         mean_a: The first mean.
@@ -47,8 +46,8 @@ def frechet_distance(
         covariance_b: The second covariance.
 
     Returns:
-        The distance, at least 0; symmetric in the two up to rounding. What rounding alone can leave
-        of equal distributions, `(size * 2.2e-16) ** 2` of their traces and squared means, is 0.
+        The distance, at least 0; symmetric up to rounding. Distances within rounding of equal
+        distributions, `(size * 2.2e-16) ** 2` of their traces and squared means, are 0.
 
     Raises:
         ValueError: The shapes do not fit, a value is not finite or beyond 1e150, or a covariance is
@@ -72,11 +71,11 @@ def frechet_distance(
 def distances_from(
     mean: ArrayLike, covariance: ArrayLike
 ) -> Iterator[Callable[[ArrayLike, ArrayLike], float]]:
-    """Prepare for the distances of many normal distributions from one.
+    """Prepare the distances of many normal distributions from one.
 
     Args:
-        mean: The one's mean.
-        covariance: The one's covariance.
+        mean: Its mean.
+        covariance: Its covariance.
 
     Yields:
         A function that computes `frechet_distance` from it to another mean and covariance.
@@ -141,17 +140,17 @@ def _factor(covariance: ArrayLike, name: str) -> Tensor:
     largest = np.abs(values.numpy()).max(initial=0.0)
     if values.numpy().min(initial=0.0) < -_NEGATIVE_LIMIT * largest:
         raise ValueError(
-            f"Expected a `{name}` without negative eigenvalues, got {values.min():.3g} beside "
-            f"{largest:.3g}; no covariance has these"
+            f"Expected a `{name}` without negative eigenvalues, got {values.min():.3g} with "
+            f"{largest:.3g} as the largest"
         )
-    # The root would turn what rounding leaves of a zero, 1e-16, into 1e-8.
+    # The root would turn a zero rounded to 1e-16 into 1e-8.
     rounding = len(values) * _EPSILON * largest
     factor: Tensor = vectors * torch.where(values > rounding, values, 0.0).sqrt()
     return factor
 
 
 def _finite(values: Any, name: str) -> Array:
-    array = np.array(values, dtype=np.float64)  # a copy: torch takes no array that is read-only
+    array = np.array(values, dtype=np.float64)  # a copy: torch rejects read-only arrays
     if not (np.abs(array) <= _LARGEST).all():
         raise ValueError(f"Expected a finite `{name}`, got NaN, infinity or values beyond 1e150")
     return array

@@ -1,4 +1,4 @@
-"""The distance that infinitely many clips would have, and how far a distance is uncertain."""
+"""The distance of infinitely many clips, and the uncertainty of a distance."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggish_hf.metrics.frechet import Array, distances_from
 from vggish_hf.metrics.statistics import EmbeddingStatistics
 
-#: The least number of clips, or of examples, that a distance of 128 dimensions is a line from.
+#: The smallest number of clips, or examples, from which distances of 128 dimensions form a line.
 MIN_DRAWN = 500
 
 
@@ -20,11 +20,11 @@ class InfinityFit:
     """A line through distances over the reciprocal of the number of clips, or of examples.
 
     Args:
-        score: Where the line meets infinitely many; it may lie below zero.
-        slope: The line's slope: what a distance exceeds `score` by, times the number.
-        r_squared: How much of the distances' variance the line explains, at most 1.
+        score: The line's value at infinitely many; it may be below zero.
+        slope: The line's slope: the excess of a distance over `score`, times the number.
+        r_squared: The share of the distances' variance that the line explains, at most 1.
         points: The numbers drawn, each with its distance.
-        drawn: What was drawn.
+        drawn: The unit drawn.
     """
 
     score: float
@@ -54,20 +54,20 @@ def fad_infinity(
 ) -> InfinityFit:
     """Extrapolate the distance to infinitely many clips (Chong and Forsyth, 2020).
 
-    A distance from N clips is too large by about `slope / N`. Distances of random parts of the set
-    show the slope. The examples of one clip are alike, so that examples drawn one by one show a
-    smaller one: a part of them has examples of nearly all clips.
+    A distance from N clips is too large by about `slope / N`. Distances of random subsets show the
+    slope. The examples of one clip are alike, so drawing single examples shows a smaller slope: a
+    subset has examples of nearly all clips.
 
     Args:
         real: The statistics that the set is compared with.
-        fake: The embeddings of the set's clips, each (examples, size), which are drawn whole; or
-            one array (examples, size), of which examples are drawn.
-        steps: How many sizes of parts there are, evenly spaced from `min_count` to all.
-        min_count: The smallest part. Below a few times the size of an embedding, distances do not
-            lie on a line over 1 / N.
-        replace: Draw the parts with replacement, as fadtk does. The line then leads to the
-            distance of the set as it is, not of what it is a sample of.
-        seed: Seed of the parts.
+        fake: The embeddings of the set's clips, each (examples, size), to draw clips; or one array
+            (examples, size), to draw examples.
+        steps: The number of subset sizes, evenly spaced from `min_count` to all.
+        min_count: The smallest subset. Below a few times the size of an embedding, distances are
+            not linear in 1 / N.
+        replace: Draw with replacement, as fadtk does. The line then leads to the distance of the
+            set itself, not of the population it samples.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: There are no more than `min_count` clips or examples, or fewer than 2 steps; or
@@ -109,23 +109,23 @@ def bootstrap_interval(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """Estimate between which values the distance of all that a set is a sample of lies.
+    """Estimate a confidence interval for the distance of the population that a set samples.
 
-    Clips are drawn anew, not examples: those of one clip are alike. The interval is the basic one,
-    `2 d - q` for the quantiles `q` of the distances drawn: they are too large by as much as the
-    distance `d` of the set itself, and so the interval lies around the distance without that bias,
-    at least 0. It knows nothing of the sampling of `real`.
+    It resamples clips, not examples, since the examples of one clip are alike. The interval is the
+    basic one, `2 d - q` for the quantiles `q` of the resampled distances: these have the same bias
+    as the distance `d` of the set, so the interval surrounds the distance without it, at least 0.
+    It ignores the sampling of `real`.
 
     Args:
         real: The statistics that the set is compared with.
         clips: The embeddings of the set's clips, each (examples, size).
-        confidence: The probability that the interval shall have.
-        resamples: How many sets are drawn.
+        confidence: The probability of the interval.
+        resamples: The number of sets drawn.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: There are fewer than 2 clips, the confidence is no probability, or there are
-            fewer than 2 resamples; or see `EmbeddingStatistics.update`.
+        ValueError: There are fewer than 2 clips or resamples, or the confidence is not between 0
+            and 1; or see `EmbeddingStatistics.update`.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The files that hold a baseline's moments: `.npz` without pickle, sizes checked before reading."""
+"""Files of a baseline's moments: `.npz` without pickle, sizes checked before reading."""
 
 import json
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ from vggish_hf.metrics.frechet import Array
 from vggish_hf.outputs.npz_members import NpzArray, open_npz
 from vggish_hf.outputs.reading import parse_json
 
-# Thirty times the size of VGGish's: a file from elsewhere must not fill the memory.
+# Thirty times the size of VGGish's: an untrusted file must not fill the memory.
 _MAX_SIZE = 4096
 _MAX_TEXT_BYTES = 1 << 20  # four a character
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a file of statistics holds."""
+    """The content of a file of statistics."""
 
     mean: Array
     covariance: Array
     count: int
     provenance: dict[str, Any]
     clips: int | None
-    """None in files that do not tell."""
+    """None if the file does not say."""
 
 
 def write_moments(
@@ -38,7 +38,7 @@ def write_moments(
     provenance: Mapping[str, Any],
     clips: int | None,
 ) -> None:
-    """Write a file that `read_moments` reads, whole or not at all.
+    """Write a file for `read_moments`; it appears only when it is complete.
 
     Raises:
         ValueError: The name does not end in `.npz`.
@@ -61,8 +61,8 @@ def read_moments(path: Path) -> Moments:
     """Read mean (size,), covariance (size, size), count, provenance and number of clips.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds something else.
+        FileNotFoundError: The file does not exist.
+        ValueError: It has other content.
     """
     with open_npz(path, "a file of embedding statistics") as archive:
         mean = NpzArray(archive, "mean").check(np.float64, _MAX_SIZE).read_all()

@@ -1,7 +1,6 @@
 """What the published tools do to a clip before and after the network, by name.
 
-The facts are those of the tools' code; docs/fad.md lists them point by point, and what a preset
-does not imitate.
+The facts come from the tools' code; docs/fad.md lists each, and what a preset does not imitate.
 """
 
 import copy
@@ -28,16 +27,16 @@ _INT16_SCALE = 32_768
 
 @dataclass(frozen=True)
 class Preset:
-    """How a tool prepares clips and stores embeddings; all take them before any activation or PCA.
+    """How a tool prepares clips and stores embeddings; all take them before activation and PCA.
 
     Args:
         name: The preset.
-        example_hop_seconds: Distance between two examples, seconds; None leaves the pipeline's.
-        padding: See `VGGishFeatureConfig`; None leaves the pipeline's.
-        peak_floor: Each clip is divided by its largest sample (not by the largest magnitude), or
-            by this if that is smaller; None for no normalisation.
-        window_samples: An example is taken only where so many samples are, though it spans fewer.
-        int16: Whether clips are rounded to 16 bits behind the resampler.
+        example_hop_seconds: Distance between two examples, seconds; None keeps the pipeline's.
+        padding: See `VGGishFeatureConfig`; None keeps the pipeline's.
+        peak_floor: Each clip is divided by its largest sample (not magnitude), but at least by
+            this; None for no normalisation.
+        window_samples: An example needs this many samples, though it spans fewer.
+        int16: Whether clips are rounded to 16 bits after the resampler.
         float16: Whether embeddings are rounded to half precision.
     """
 
@@ -58,7 +57,7 @@ PRESETS = {
     for preset in (
         Preset("default"),
         _GOOGLE,
-        # The samples are integers there, of which the floor is a tenth of the least.
+        # That tool uses integer samples; the floor is a tenth of the smallest step.
         replace(_GOOGLE, name="google-int16", peak_floor=0.1 / _INT16_SCALE),
         Preset("gudgud", example_hop_seconds=0.96, padding="none"),
         Preset("fadtk", example_hop_seconds=0.96, padding="short", int16=True, float16=True),
@@ -67,14 +66,14 @@ PRESETS = {
 
 
 class ClipEmbedder:
-    """Clips in, embeddings as a preset makes them out.
+    """Embeds clips as a preset does.
 
     Args:
         model: A pipeline, or the id of a model: a built-in name, a folder or a Hub id.
-        preset: Whose preprocessing; `"default"` leaves the pipeline as it is.
+        preset: The tool to imitate; `"default"` keeps the pipeline.
 
     Raises:
-        ValueError: There is no such preset, or the model takes audio of another rate than 16 kHz.
+        ValueError: The preset is unknown, or the model's rate is not 16 kHz.
 
     Example:
         >>> from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel
@@ -92,7 +91,7 @@ class ClipEmbedder:
             model = VGGishPipeline.from_pretrained(model)
         self.pipeline = model
         if preset != "default":
-            self.pipeline = copy.copy(model)  # which shares the network
+            self.pipeline = copy.copy(model)  # shares the network
             self.pipeline.extractor = _PresetExtractor(model.extractor, self.preset)
 
     @property
@@ -102,10 +101,10 @@ class ClipEmbedder:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the embeddings come from, ready for JSON."""
+        """The provenance of the embeddings, ready for JSON."""
         provenance = self.pipeline.provenance("none")
         preset = asdict(self.preset)
-        del preset["example_hop_seconds"], preset["padding"]  # the features' config has them
+        del preset["example_hop_seconds"], preset["padding"]  # they are in the features' config
         return {
             **provenance,
             "preset": preset,
@@ -140,13 +139,13 @@ class ClipEmbedder:
 
 
 class _PresetExtractor(VGGishFeatureExtractor):
-    """The front end behind a preset's preprocessing; the pipeline calls `stream` alone."""
+    """The front end after a preset's preprocessing; the pipeline only calls `stream`."""
 
     def __init__(self, extractor: VGGishFeatureExtractor, preset: Preset) -> None:
         config = extractor.config
         if config.sampling_rate != 16_000:
             raise ValueError(
-                f"Expected a model of 16 kHz for the preset {preset.name!r}, got one of "
+                f"The preset {preset.name!r} needs a model of 16 kHz, got one of "
                 f"{config.sampling_rate} Hz; use the preset 'default'"
             )
         hop = preset.example_hop_seconds or config.example_hop_seconds
@@ -164,7 +163,7 @@ class _PresetExtractor(VGGishFeatureExtractor):
         if preset.int16:
             blocks = map(_round_to_int16, blocks)
         if preset.peak_floor is not None:
-            # The one step that needs the clip as a whole.
+            # The only step that needs the whole clip.
             waveform = torch.cat(list(blocks))
             blocks = [waveform / waveform.max().clamp(min=preset.peak_floor)]
         if preset.window_samples is not None:
@@ -178,7 +177,7 @@ class _PresetExtractor(VGGishFeatureExtractor):
 
 
 def _or_silence(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Give the one sample of silence that a clip is of which nothing is left at a lower rate."""
+    """Return one sample of silence for a clip that is empty at the lower rate."""
     is_empty = True
     for block in blocks:
         is_empty = False

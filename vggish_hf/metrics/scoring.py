@@ -32,23 +32,21 @@ class ClipScore(NamedTuple):
     clip: str
     examples: int
     score: float | None
-    """None where there are fewer than 2 examples."""
+    """None for fewer than 2 examples."""
 
 
 @dataclass(frozen=True)
 class FadResult:
-    """A Frechet Audio Distance, and all that it depends on.
+    """A Frechet Audio Distance with the settings that it depends on.
 
     Args:
         score: The distance.
-        real: The set that was compared with, with its statistics.
-        fake: The set that was scored.
-        notes: What to know before comparing the score with another, and why something that was
-            asked for is missing.
-        per_clip: The distance of each clip of `fake` from `real`, the smallest first, where that
-            was asked for.
-        infinity: The distance of infinitely many clips, where that was asked for.
-        interval: The confidence interval, where that was asked for.
+        real: The reference set, with its statistics.
+        fake: The scored set.
+        notes: Remarks for comparing the score with others, and why a requested value is missing.
+        per_clip: The distance of each clip of `fake` from `real`, smallest first, if requested.
+        infinity: The distance of infinitely many clips, if requested.
+        interval: The confidence interval, if requested.
     """
 
     score: float
@@ -61,7 +59,7 @@ class FadResult:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the embeddings of `fake`: package, weights, preset and every number."""
+        """How the embeddings of `fake` were made: package, weights, preset and every number."""
         return dict(self.fake.statistics.provenance)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,34 +99,34 @@ def frechet_audio_distance(
 ) -> FadResult:
     """Compute the Frechet Audio Distance between two sets of clips.
 
-    Both sets are found and checked before anything is embedded. Clips that cannot be read are named
-    in the result, and the others are counted. Memory is bounded whatever the number of clips,
-    except that `infinity` and `confidence` keep the embeddings of `fake`: 512 bytes an example.
+    Both sets are found and checked before anything is embedded. The result lists failed clips; the
+    others are counted. Memory is bounded for any number of clips, except that `infinity` and
+    `confidence` keep the embeddings of `fake`: 512 bytes per example.
 
     Args:
-        real: The set to compare with: a file, folder, glob, list, archive, table or URL with audio;
-            a file or a folder of embeddings; an `.npz` file of statistics; an array of embeddings
+        real: The reference set: a file, folder, glob, list, archive, table or URL with audio; a
+            file or a folder of embeddings; an `.npz` file of statistics; an array of embeddings
             (examples, size); statistics; or any iterable of clips. See `find_set`.
         fake: The set to score, likewise.
-        model: What embeds audio: a pipeline, or a model's id. Not needed where there is no audio.
-        preset: Whose preprocessing, see `PRESETS` and docs/fad.md.
-        per_clip: Score each clip of `fake` on its own, too.
-        infinity: Extrapolate to infinitely many clips, too, see `fad_infinity`: by drawing clips,
-            or examples where there are no more than 500 clips; with the preset `"fadtk"` as that
-            tool does. Of fewer than 500 examples a note says that they are too few.
-        confidence: Estimate an interval of this confidence, too; see `bootstrap_interval`.
-        force: Compare sets that were not embedded alike.
+        model: Embeds audio: a pipeline, or a model's id. Not needed without audio.
+        preset: The tool to imitate, see `PRESETS` and docs/fad.md.
+        per_clip: Also score each clip of `fake` separately.
+        infinity: Also extrapolate to infinitely many clips, see `fad_infinity`: by drawing clips,
+            or examples if there are at most 500 clips; with the preset `"fadtk"` like that tool. A
+            note says if fewer than 500 examples are too few.
+        confidence: Also estimate an interval of this confidence; see `bootstrap_interval`.
+        force: Compare sets that were embedded differently.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that are decoded at once.
-        limits: What an encoded clip may be at most.
-        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
+        num_workers: Clips decoded at once.
+        limits: Limits of an encoded clip.
+        isolated: Whether to decode files in separate processes, so that a file that crashes a
             decoder fails alone: for untrusted audio.
-        progress: Whether to show a bar, where standard error is a terminal.
+        progress: Whether to show a bar if standard error is a terminal.
 
     Raises:
-        FileNotFoundError: There is no such model, file or folder.
-        ValueError: A set has fewer than 2 examples, the sets were not embedded alike, or an
-            argument is refused; see `embed_set`, `fad_infinity` and `bootstrap_interval`.
+        FileNotFoundError: A model, file or folder does not exist.
+        ValueError: A set has fewer than 2 examples, the sets were embedded differently, or an
+            argument is invalid; see `embed_set`, `fad_infinity` and `bootstrap_interval`.
 
     Example:
         >>> from vggish_hf import VGGishConfig, VGGishFeatureExtractor, VGGishModel
@@ -146,7 +144,7 @@ def frechet_audio_distance(
     check_at_least_one(batch_size=batch_size, num_workers=num_workers)
     if real is fake and isinstance(real, Iterator):
         raise ValueError(
-            "Expected two sets, got one iterator as both: it can be read once; pass a list"
+            "Expected two sets, got one iterator twice, which can only be read once; pass a list"
         )
     found_real, found_fake = find_set(real), find_set(fake)
     by_clip = per_clip or infinity or confidence is not None
@@ -190,7 +188,7 @@ def frechet_audio_distance(
         if not statistics.is_provenance_known
     ]
     if not unknown:
-        notes += [f"not embedded alike: {difference}" for difference in a.differences(b)]
+        notes += [f"embedded differently: {difference}" for difference in a.differences(b)]
     elif not notes:
         notes.append(
             f"{' and '.join(unknown)}: nothing is known of how the embeddings were made; whether "
@@ -198,7 +196,7 @@ def frechet_audio_distance(
         )
     notes += _notes(a, b)
     fit = interval = None
-    # The score is there: what cannot be had besides must not cost it.
+    # Extra values that fail must not lose the score.
     try:
         fit = _extrapolate(a, kept, preset, notes) if infinity else None
         interval = bootstrap_interval(a, kept, confidence=confidence) if confidence else None
@@ -219,8 +217,8 @@ def _check_count(role: str, of: EmbeddingSet) -> None:
     if of.statistics.count < 2:
         reasons = "".join(f"\n  {clip}: {reason}" for clip, reason in of.failures[:10])
         raise ValueError(
-            f"Expected at least 2 examples in `{role}`, got {of.statistics.count}; clips that were "
-            f"not counted: {len(of.failures)}{reasons}"
+            f"Expected at least 2 examples in `{role}`, got {of.statistics.count}; failed clips: "
+            f"{len(of.failures)}{reasons}"
         )
 
 

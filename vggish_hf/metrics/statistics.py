@@ -1,4 +1,4 @@
-"""Mean and covariance of embeddings of any number, in bounded memory, with where they come from."""
+"""Mean and covariance of any number of embeddings, in bounded memory, with their provenance."""
 
 import warnings
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from vggish_hf.provenance import is_provenance_known, provenance_differences
 # Rows that are cast to float64 at once: 8 MiB of 128 columns.
 _CHUNK_ROWS = 8192
 
-# What the post-processor's eight bits stand for.
+# The values of the post-processor's eight bits.
 _LEAST, _MOST = VGGishPostprocessor.dequantize(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
 
 
@@ -30,16 +30,16 @@ class SmallSampleWarning(UserWarning):
 class EmbeddingStatistics:
     """The moments of a set of embeddings.
 
-    They are exact whatever the order and the parts that the embeddings come in: merged in float64
-    by the formula of Chan, Golub and LeVeque (1979), which subtracts no large numbers.
+    They are exact for any order and division of the embeddings: merged in float64 by the formula of
+    Chan, Golub and LeVeque (1979), which subtracts no large numbers.
 
     Args:
         count: How many embeddings.
         mean: (size,), float64.
         scatter: (size, size), float64: the sum of the outer products of the deviations from the
             mean, which is the covariance times `count - 1`.
-        provenance: What the embeddings come from, ready for JSON; empty where that is not known.
-        clips: How many clips they are of; None where that is not known.
+        provenance: How the embeddings were made, ready for JSON; empty if unknown.
+        clips: The number of clips; None if unknown.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ class EmbeddingStatistics:
         provenance: Mapping[str, Any] | None = None,
         clips: int | None = None,
     ) -> Self:
-        """Take over moments that were computed elsewhere, with the divisor `count - 1`.
+        """Use moments computed elsewhere, with the divisor `count - 1`.
 
         Raises:
             ValueError: There are fewer than 2 examples, or the shapes do not fit.
@@ -125,8 +125,8 @@ class EmbeddingStatistics:
             embeddings: (count, size), floating-point; an array, or a tensor on the CPU.
 
         Raises:
-            ValueError: The embeddings have another shape or are not finite, or they are integers:
-                stored ones of eight bits are dequantized first.
+            ValueError: The embeddings have another shape, are not finite, or are integers:
+                dequantize stored ones of eight bits first.
         """
         rows = np.asarray(embeddings)
         if rows.ndim != 2 or rows.shape[1] != self.size or not self.size:
@@ -153,7 +153,7 @@ class EmbeddingStatistics:
 
         Args:
             other: Statistics of the same size and provenance.
-            force: Merge in spite of another provenance; this one's is kept.
+            force: Merge even if the provenances differ; this one's is kept.
 
         Raises:
             ValueError: The sizes or the provenances differ.
@@ -168,7 +168,7 @@ class EmbeddingStatistics:
 
         Args:
             other: Statistics of the same size and provenance.
-            force: Compare in spite of another provenance.
+            force: Compare even if the provenances differ.
 
         Raises:
             ValueError: The sizes or the provenances differ, or a set has fewer than 2 examples.
@@ -183,9 +183,9 @@ class EmbeddingStatistics:
         return distance
 
     def check_comparable(self, other: "EmbeddingStatistics", *, force: bool = False) -> None:
-        """Raise ValueError where the sizes, or unless forced the provenances, differ.
+        """Raise ValueError if the sizes, or unless forced the provenances, differ.
 
-        Two sets that both say nothing of their origin, as arrays do, are for the caller to know.
+        Two sets that both say nothing of their origin, as arrays do, are not compared.
         """
         if self.size != other.size:
             raise ValueError(f"Expected embeddings of one size, got {self.size} and {other.size}")
@@ -194,32 +194,32 @@ class EmbeddingStatistics:
         if differences and is_known and not force:
             lines = "\n  ".join(differences)
             raise ValueError(
-                "Expected embeddings that were made alike, got different ones; embed both sets in "
-                f"one way, or pass `force`:\n  {lines}"
+                "The two sets were embedded differently; embed both in one way, or pass "
+                f"`force`:\n  {lines}"
             )
 
     def differences(self, other: "EmbeddingStatistics") -> list[str]:
-        """Say in which ways the embeddings were made differently, see `provenance_differences`."""
+        """List the differences in how the embeddings were made, see `provenance_differences`."""
         if self.is_provenance_known != other.is_provenance_known:
-            return ["one of the two does not say how it was made"]
+            return ["one of the two has no provenance"]
         return provenance_differences(self.provenance, other.provenance)
 
     @property
     def is_provenance_known(self) -> bool:
-        """Whether anything is known of what decides the values of the embeddings."""
+        """Whether the provenance says anything that decides the embeddings' values."""
         return is_provenance_known(self.provenance)
 
     def small_sample_note(self) -> str | None:
-        """What to know of a distance from this set where it is small; None where it is not."""
+        """A warning for distances from this set if it is small, else None."""
         if self.count > self.size:
             return None
         return (
             f"{self.count} examples of {self.size} dimensions: the covariance is singular and the "
-            "distance biased upwards; compare it with distances of as many examples alone"
+            "distance biased upwards; only compare it with distances of as many examples"
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a file that `load` reads, `.npz`, whole or not at all.
+        """Write an `.npz` file for `load`; it appears only when it is complete.
 
         Raises:
             ValueError: The name has another ending, or there are fewer than 2 examples.
@@ -230,11 +230,11 @@ class EmbeddingStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file that `save` wrote; what it claims is checked before it is believed.
+        """Read a file of `save`, and check its claims.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It holds something else.
+            FileNotFoundError: The file does not exist.
+            ValueError: It has other content.
         """
         moments = read_moments(Path(path))
         try:
@@ -256,8 +256,8 @@ class EmbeddingStatistics:
 
 
 def check_scale(rows: NDArray[Any]) -> None:
-    """Raise ValueError for what embeddings of eight bits become when they are cast to floats."""
-    # The first row tells nearly always.
+    """Raise ValueError for embeddings of eight bits that were cast to floats."""
+    # The first row is almost always enough.
     if rows.size and _is_whole(rows[0]) and _is_whole(rows):
         least, most = rows.min(), rows.max()
         if least < _LEAST or most > _MOST:

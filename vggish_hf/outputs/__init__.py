@@ -1,4 +1,4 @@
-"""The files and folders that embeddings are written to, and read from."""
+"""Files and folders of embeddings: writing and reading."""
 
 from vggish_hf.outputs.folder import EmbeddingFolder as EmbeddingFolder
 from vggish_hf.outputs.formats import check_output as check_output

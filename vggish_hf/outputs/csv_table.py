@@ -9,15 +9,15 @@ import pyarrow.csv as pc
 
 from vggish_hf._runtime.files import unfinished_file
 from vggish_hf.outputs.rows import collect_rows
-from vggish_hf.outputs.schema import WriteClip, provenance_beside
+from vggish_hf.outputs.schema import WriteClip, provenance_file
 
 
 @contextmanager
 def write_csv(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
-    """Open a CSV file for clips, and FILE.json for what made them.
+    """Open a CSV file for clips, and FILE.json for their provenance.
 
-    Text is quoted and otherwise as it is, also where it begins with `=` or `@`. A float is the
-    shortest text that gives the same float32 when it is read.
+    Text is quoted and otherwise unchanged, even if it begins with `=` or `@`. A float is the
+    shortest text that gives the same float32 again.
     """
     *columns, embedding = schema
     size = embedding.type.list_size
@@ -25,7 +25,7 @@ def write_csv(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
         [*columns, *(pa.field(f"e{i}", embedding.type.value_type) for i in range(size))]
     )
     with (
-        provenance_beside(path, schema),
+        provenance_file(path, schema),
         unfinished_file(path) as unfinished,
         pc.CSVWriter(unfinished, flat) as writer,
     ):

@@ -15,18 +15,18 @@ class NoRows(NamedTuple):
     """Why a clip has no rows."""
 
     reason: str | None
-    """Why it failed; None of one that holds no whole example, and has not failed."""
+    """Why it failed; None if it did not fail, but holds no whole example."""
     source: Source | None = None
-    """What its file was then."""
+    """Its file at that time."""
 
 
 def part_file(folder: Path, name: str) -> Path:
-    """The file of a part's clips without rows, until `finish_failed` makes one of all."""
+    """The file of a part's clips without rows, until `finish_failed` merges all."""
     return folder / f".failed.{name}.jsonl"
 
 
 def read_failed(folder: Path) -> dict[str, NoRows]:
-    """Read the clips without rows; of one that is in several files, the newest counts.
+    """Read the clips without rows; the newest entry of a clip counts.
 
     Raises:
         ValueError: A line is something else; the message names it.
@@ -48,7 +48,7 @@ def read_failed(folder: Path) -> dict[str, NoRows]:
 
 
 def finish_failed(folder: Path, embedded: Iterable[str]) -> None:
-    """Make one file of all, without the clips that have rows by now."""
+    """Merge all files, without the clips that have rows now."""
     paths = _files(folder)
     if not paths:
         return

@@ -1,9 +1,9 @@
 """Embeddings as a resumable folder of Parquet files that many processes write.
 
-    .embeddings.json                      weights, options, size: what all files have in common
-    .embeddings.lock                      while a job writes to the folder: who does
-    part-00000-00000-1f0c93ab.parquet     whole clips: rank, number and what keeps names apart
-    part-8f14e45fceea167a.parquet         whole clips: what their ids hash to, see `part_name`
+    .embeddings.json                      weights, options and size, common to all files
+    .embeddings.lock                      the job that is writing to the folder
+    part-00000-00000-1f0c93ab.parquet     whole clips: rank, number and a random suffix
+    part-8f14e45fceea167a.parquet         whole clips: a hash of their ids, see `part_name`
     .failed.part-00000-….jsonl            clips without rows, and why
 
 `pyarrow.dataset`, `pandas.read_parquet` and `datasets.load_dataset("parquet", data_dir=...)` open
@@ -42,11 +42,11 @@ _LOCK = ".embeddings.lock"
 _MERGED = "embeddings.parquet"
 _MODEL, _WEIGHTS = "model", "weights_sha256"
 _DIGESTS = (_WEIGHTS, "state_sha256")
-_UNFINISHED = ".*.unfinished"  # what `unfinished_file` and `merge_parts` call theirs
+_UNFINISHED = ".*.unfinished"  # names of `unfinished_file` and `merge_parts`
 
 
 def part_name(ids: Iterable[str]) -> str:
-    """Name a part after the clips in it, so that one that is made again replaces itself.
+    """Name a part after its clips, so that a repeated part replaces the old one.
 
     Args:
         ids: The part's clips, in any order.
@@ -63,22 +63,22 @@ class CompletedClip(NamedTuple):
 
     id: str
     source: Source | None
-    """What its file was when it was embedded, where that is known."""
+    """Its file when it was embedded, if known."""
     part: Path | None
     """The file with its rows."""
 
 
 class EmbeddingFolder:
-    """A folder of embeddings, each file of which appears whole or not at all.
+    """A folder of embeddings; each file appears only when it is complete.
 
-    Any number of processes on any number of machines may write parts at the same time; the last
-    one calls `finish`. All that is known is on disk: a copy in another process is as good.
+    Any number of processes on any number of machines may write parts at the same time; the last one
+    calls `finish`. All state is on disk, so each process may have its own object.
 
     Args:
-        path: The folder, which `start` makes if need be.
+        path: The folder; `start` creates it if needed.
 
     Raises:
-        ValueError: There is something else.
+        ValueError: The path is a file, or a folder with other content.
 
     Example:
         >>> import tempfile
@@ -99,7 +99,7 @@ class EmbeddingFolder:
             return
         if not self.path.is_dir():
             raise ValueError(f"Expected a folder, {str(path)!r} is a file")
-        # Listed first: another process may be making the manifest, which precedes the parts.
+        # Listed first: another process may be writing the manifest, which precedes the parts.
         foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
         if foreign and not self._manifest_path.exists():
             raise ValueError(
@@ -109,25 +109,25 @@ class EmbeddingFolder:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What `start` was given, or None before its first call."""
+        """The arguments of `start`, or None before its first call."""
         return read_json(self._manifest_path) if self._manifest_path.exists() else None
 
     @property
     def failed_path(self) -> Path:
-        """The JSON Lines that `finish` writes: `id`, and as `reason` why it failed.
+        """The JSON Lines that `finish` writes: `id` and `reason` of failed clips.
 
-        The reason is null for a clip that holds no whole example; it has not failed.
+        The reason is null for a clip without a whole example, which has not failed.
         """
         return self.path / FAILED_NAME
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other jobs from the folder; one process of a job does.
+        """Keep other jobs from the folder; call it in one process of a job.
 
-        The folder is made if need be, and deleted again if nothing comes into it.
+        The folder is created if needed, and deleted again if it stays empty.
 
         Raises:
-            OSError: Another job writes to it; the message says which process.
+            OSError: Another job writes to it; the message gives its process.
         """
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -140,9 +140,9 @@ class EmbeddingFolder:
                     self.path.rmdir()
 
     def check(self, provenance: Mapping[str, Any]) -> None:
-        """Raise ValueError, with what differs, if the folder was made from something else.
+        """Raise ValueError with the differences if the folder has other settings.
 
-        So it does if neither the folder nor `provenance` says which weights: they may be others.
+        Also if neither the folder nor `provenance` names its weights: they may differ.
         """
         self._compare({"provenance": dict(provenance)})
         manifest = self.manifest
@@ -156,16 +156,16 @@ class EmbeddingFolder:
             )
 
     def start(self, provenance: Mapping[str, Any], embedding_size: int, dtype: torch.dtype) -> None:
-        """Make the folder, or make sure that an existing one can be continued in the same way.
+        """Create the folder, or check that an existing one has the same settings.
 
         Args:
-            provenance: What the embeddings come from, see `VGGishPipeline.provenance`; JSON
-                values, and nothing that may change from one run to the next.
+            provenance: How the embeddings are made, see `VGGishPipeline.provenance`; JSON values
+                that do not change between runs.
             embedding_size: Width of an embedding.
             dtype: `torch.float32` or `torch.uint8`.
 
         Raises:
-            ValueError: The folder was made from something else; the message lists what differs.
+            ValueError: The folder has other settings; the message lists the differences.
         """
         manifest = {
             "embedding_size": embedding_size,
@@ -175,22 +175,22 @@ class EmbeddingFolder:
         if not self._manifest_path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             # Processes that start at the same time write the same; `unfinished_file` would delete
-            # what another is writing.
+            # another's file.
             unfinished = self.path / f"{_MANIFEST}.{secrets.token_hex(4)}.unfinished"
             write_json(unfinished, manifest)
             unfinished.replace(self._manifest_path)
         self._compare(manifest)
 
     def completed_ids(self) -> Iterator[str]:
-        """List the clips that need not be embedded again, read from the files piece by piece.
+        """List the clips that are done, read from the files piece by piece.
 
-        They have rows, or no whole example. Those that failed may be tried again and are not among
-        them. A clip that two processes have embedded comes twice until `finish`.
+        They have rows, or no whole example. Failed clips may be tried again and are not listed. A
+        clip that two processes have embedded appears twice until `finish`.
         """
         return (clip.id for clip in self.completed())
 
     def completed(self) -> Iterator[CompletedClip]:
-        """List the same with what is known of their files."""
+        """List the same clips with their files, if known."""
         for part in self._parts():
             sources = read_sources(part)
             for clip in read_ids(part):
@@ -200,12 +200,12 @@ class EmbeddingFolder:
                 yield CompletedClip(clip, source, None)
 
     def drop(self, part: Path, clips: Iterable[str]) -> None:
-        """Delete the rows of clips from a part, which newer rows replace."""
+        """Delete the rows of clips from a part that newer rows replace."""
         if part.exists():
             drop_clips(part, set(clips))
 
     def failed(self) -> dict[str, str]:
-        """Collect the clips that failed and have not been embedded since, and why."""
+        """Collect the clips that failed and were not embedded since, with reasons."""
         failed = {
             clip: no_rows.reason
             for clip, no_rows in read_failed(self.path).items()
@@ -226,21 +226,21 @@ class EmbeddingFolder:
         rank: int = 0,
         name: str | None = None,
     ) -> None:
-        """Write whole clips to a new file, which appears when all of them are in it.
+        """Write whole clips to a new file, which appears when it is complete.
 
         Args:
-            clips: Their outputs by id, those without an example too.
-            failed: Those that could not be embedded, each with the reason.
-            sources: What the clips' files were when they were read, of those that are known.
-            rank: Which process this is; a part of the file's name, so that parts of one process
-                stand together.
-            name: The file's name, as `part_name` gives it, in place of one that no other has; a
-                part of that name is replaced.
+            clips: Their outputs by id, including those without an example.
+            failed: The failed clips with reasons.
+            sources: The clips' files when they were read, if known.
+            rank: The process's number; it starts the file's name, so that files of one process sort
+                together.
+            name: The file's name from `part_name`, instead of a unique one; a part of that name is
+                replaced.
 
         Raises:
-            ValueError: `start` was never called, or an output has another size or dtype than it
-                was told.
-            OSError: It cannot be written; what is in the folder stays as it is.
+            ValueError: `start` was never called, or an output has another size or dtype than
+                announced.
+            OSError: It cannot be written; the folder stays as it is.
         """
         manifest = self.manifest
         if manifest is None:
@@ -255,7 +255,7 @@ class EmbeddingFolder:
         no_rows.update((clip, NoRows(reason)) for clip, reason in (failed or {}).items())
         embedded = sorted(clip for clip, output in clips.items() if len(output.embeddings))
         known = {clip: sources[clip] for clip in embedded if clip in sources}
-        # In a folder of its own: two processes may write the same part, one of which was given up.
+        # In a separate folder: two processes may write the same part, if one was given up.
         with tempfile.TemporaryDirectory(
             dir=self.path, prefix=f".{name}.", suffix=".unfinished"
         ) as unfinished:
@@ -275,16 +275,16 @@ class EmbeddingFolder:
                 rows.replace(self.path / f"{name}.parquet")
 
     def finish(self, *, merge: bool = False) -> int:
-        """Put the folder in order, when no process writes any more.
+        """Clean up the folder after all processes have ended.
 
-        Of a clip that several parts have, the newest keeps it; the clips that failed are listed in
-        one file; what killed processes have left is deleted. May be interrupted and repeated.
+        The newest part keeps a clip that several have; one file lists the failed clips; leftovers
+        of killed processes are deleted. May be interrupted and repeated.
 
         Args:
-            merge: Make one file, `embeddings.parquet`, sorted by id, of all parts.
+            merge: Merge all parts into one file, `embeddings.parquet`, sorted by id.
 
         Returns:
-            How many clips have rows.
+            The number of clips with rows.
         """
         newest_first = sorted(self._parts(), key=lambda part: -part.stat().st_mtime_ns)
         embedded, repeated = find_repeated(newest_first)
@@ -307,7 +307,7 @@ class EmbeddingFolder:
 
     def _new_name(self, rank: int) -> str:
         number = sum(1 for _ in self.path.glob(f"part-{rank:05}-*.parquet"))
-        # The same number may be taken by a run at the same time, or may have been by one before.
+        # A parallel or an earlier run may use the same number.
         return f"part-{rank:05}-{number:05}-{secrets.token_hex(4)}"
 
     def _parts(self) -> list[Path]:
@@ -320,12 +320,12 @@ class EmbeddingFolder:
         there = {key: manifest.get(key) for key in given}
         here = dict(given)
         if here["provenance"].get(_WEIGHTS) is not None:
-            # The same weights may go by another name.
+            # The same weights may have another name.
             for values in (there, here):
                 values["provenance"] = {**(values["provenance"] or {}), _MODEL: None}
         if differing := find_differences(there, here):
             lines = "".join(f"\n  {key}: {old!r}, now {new!r}" for key, old, new in differing)
             raise ValueError(
-                f"Expected the weights and options that {str(self.path)!r} was made with; write to "
-                f"another folder. What differs:{lines}"
+                f"{str(self.path)!r} was made with other weights or options; write to another "
+                f"folder. Differences:{lines}"
             )

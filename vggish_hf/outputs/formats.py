@@ -1,12 +1,11 @@
-"""Write embeddings to one file, clip by clip, with their provenance; whole or not at all.
+"""Write embeddings to one file, clip by clip, with provenance; it appears only when complete.
 
 - `.parquet`: one row per example, with `id`, `example` (its number in the clip), `start_seconds`
   and `embedding`; provenance as JSON in the file's metadata under `vggish_hf`.
 - `.npz`: the same columns as arrays, and the JSON as the array `vggish_hf`.
 - `.csv`: the same columns as text, the embedding as `e0`, `e1` and so on; provenance in FILE.json.
-- `.tfrecord`: a `SequenceExample` a clip as the released AudioSet embeddings are stored, with the
-  id as `video_id` and no labels; `vggish_hf.audioset.parse_audioset` reads it. Provenance in
-  FILE.json.
+- `.tfrecord`: a `SequenceExample` per clip like the released AudioSet embeddings, with the id as
+  `video_id` and no labels; `vggish_hf.audioset.parse_audioset` reads it. Provenance in FILE.json.
 """
 
 import json
@@ -24,7 +23,7 @@ from vggish_hf.outputs.schema import SOURCES_KEY, OutputFormat, WriteClip, embed
 from vggish_hf.outputs.tfrecord import write_tfrecord
 from vggish_hf.pipeline import VGGishOutput
 
-#: The formats by ending. To add one, write a module like these and put its line here.
+#: The formats by ending. To add one, write a module like these and add it here.
 FORMATS: dict[str, OutputFormat] = {
     ".parquet": OutputFormat(write_parquet),
     ".npz": OutputFormat(write_npz),
@@ -42,22 +41,22 @@ def open_output(
     *,
     sources: str | None = None,
 ) -> Iterator[WriteClip]:
-    """Open a file of embeddings, of the format that its ending names.
+    """Open a file of embeddings; its ending gives the format.
 
     Args:
         path: The file; its ending is one of `FORMATS`.
         embedding_size: Width of an embedding.
-        dtype: What will be written, `torch.float32` or `torch.uint8`.
-        provenance: What the embeddings come from, see `VGGishPipeline.provenance`.
-        sources: What else a part of an `EmbeddingFolder` says in its metadata.
+        dtype: Type to write, `torch.float32` or `torch.uint8`.
+        provenance: How the embeddings are made, see `VGGishPipeline.provenance`.
+        sources: Further metadata of a part of an `EmbeddingFolder`.
 
     Yields:
-        A function that writes a clip's output under an id. The file is at its place once the
-        context has ended without an exception, and not before; it replaces one that is there.
+        A function that writes a clip's output under an id. The file appears when the context ends
+        without an exception; it replaces an existing one.
 
     Raises:
-        ValueError: The ending is unknown, the format does not hold the dtype, or an output is not
-            of the size or the dtype that was announced (float64 is stored as float32).
+        ValueError: The ending is unknown, the format does not hold the dtype, or an output has
+            another size or dtype than announced (float64 is stored as float32).
     """
     check_output(path, dtype)
     schema = embedding_schema(embedding_size, dtype, json.dumps(provenance))

@@ -20,7 +20,7 @@ from vggish_hf.outputs.schema import METADATA_KEY, WriteClip
 @contextmanager
 def write_npz(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
     """Open an `.npz` file for clips."""
-    # An array's header holds its length, known at the end: the rows wait in a Parquet file.
+    # An array's header holds its length, known only at the end: the rows wait in a Parquet file.
     with (
         unfinished_file(path) as unfinished,
         tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
@@ -36,7 +36,7 @@ def write_npz(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
 
 
 def _pack_column(table: pq.ParquetFile, field: pa.Field, archive: zipfile.ZipFile) -> None:
-    """Copy a column into an archive as an array, a group of rows at a time."""
+    """Copy a column into an archive as an array, one row group at a time."""
     shape: tuple[int, ...] = (table.metadata.num_rows,)
     if pa.types.is_fixed_size_list(field.type):
         shape = (*shape, field.type.list_size)

@@ -1,4 +1,4 @@
-"""Arrays in `.npz` files from anywhere: sizes are checked before anything of them is allocated."""
+"""Arrays in untrusted `.npz` files: sizes are checked before memory is allocated."""
 
 import math
 import re
@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-# What numpy writes: the others may unpack to anything, or need memory to begin with.
+# Those of numpy: others may unpack to any size, or need memory to start.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAGIC = b"\x93NUMPY\x01\x00"
-# Matched, and not evaluated as numpy does: dtypes with fields, and objects, do not fit.
+# Matched, not evaluated as in numpy: dtypes with fields and objects do not match.
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?[biufcSUOVMm]\d{0,9})', 'fortran_order': (False|True), "
     rb"'shape': \(((?:\d{1,20}(?:, \d{1,20})*,?)?)\), ?\} *\n"
@@ -28,12 +28,12 @@ def open_npz(path: Path, expected: str) -> Iterator[zipfile.ZipFile]:
 
     Args:
         path: The file.
-        expected: What it should be, for the message.
+        expected: The kind of file, for the message.
 
     Raises:
         OSError: It cannot be opened.
-        ValueError: It is something else; whatever is raised inside the block becomes this, with
-            the file's name.
+        ValueError: It is not such a file; any error inside the block becomes this, with the file's
+            name.
     """
     with path.open("rb") as file:
         try:
@@ -45,15 +45,15 @@ def open_npz(path: Path, expected: str) -> Iterator[zipfile.ZipFile]:
 
 
 class NpzArray:
-    """An array in a file of arrays, read from its start, a piece at a time.
+    """An array in a file of arrays, read piece by piece from its start.
 
     Args:
         archive: The file.
         name: The array.
 
     Raises:
-        KeyError: There is no such array.
-        ValueError: It is compressed as no `.npz` file is, or has another header than numpy's.
+        KeyError: The array is missing.
+        ValueError: Its compression or its header is not numpy's.
 
     Attributes:
         shape: Its shape.
@@ -80,7 +80,7 @@ class NpzArray:
             raise ValueError(f"`{name}` is in Fortran's order")
 
     def check(self, kind: type[np.generic], most: int, *, max_item_bytes: int = 8) -> Self:
-        """Raise ValueError unless it has 1 to `most` values, of a kind and a size."""
+        """Raise ValueError unless it has 1 to `most` values of this kind and size."""
         is_known = np.issubdtype(self.dtype, kind) and self.dtype.itemsize <= max_item_bytes
         if not is_known or not 0 < math.prod(self.shape) <= most:
             raise ValueError(f"`{self.name}` is {self.shape} of {self.dtype}")
@@ -99,7 +99,7 @@ class NpzArray:
         return np.frombuffer(data, self.dtype)
 
     def read_all(self) -> NDArray[Any]:
-        """Read the whole array, whose size was checked.
+        """Read the whole array; check its size first.
 
         Raises:
             ValueError: It holds fewer values, or more, than its header says.
@@ -109,6 +109,6 @@ class NpzArray:
         return values.reshape(self.shape)
 
     def finish(self) -> None:
-        """Raise ValueError where more follows; what was read has its checksum compared here."""
+        """Raise ValueError if more follows, and compare the checksum."""
         if self._file.read(1):
             raise ValueError(f"`{self.name}` has more values than its header says")

@@ -1,4 +1,4 @@
-"""Read the embeddings of clips back from `.npz` files, in bounded memory."""
+"""Read embeddings of clips from `.npz` files, in bounded memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,18 +24,18 @@ _MAX_ROWS = 1 << 40
 
 
 class EmbeddingArrays:
-    """An `.npz` file of embeddings, as `vggish-hf embed` writes it.
+    """An `.npz` file of embeddings from `vggish-hf embed`.
 
     Args:
         path: The file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is something else, or is damaged.
+        FileNotFoundError: The file does not exist.
+        ValueError: It has other content, or is damaged.
 
     Attributes:
-        provenance: What it says of the embeddings' origin, `{}` where it says nothing.
-        has_metadata: Whether it has the metadata that this package writes.
+        provenance: How the embeddings were made, `{}` if unknown.
+        has_metadata: Whether it has this package's metadata.
         size: Length of an embedding.
     """
 
@@ -85,7 +85,7 @@ class EmbeddingArrays:
 
 
 def is_npz_of_embeddings(path: str | Path) -> bool:
-    """Tell a file of embeddings from any other `.npz` file, by the names of its arrays.
+    """Tell whether an `.npz` file holds embeddings, by the names of its arrays.
 
     Raises:
         OSError: It cannot be opened.

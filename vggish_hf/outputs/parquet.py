@@ -15,7 +15,7 @@ from vggish_hf.outputs.schema import WriteClip
 @contextmanager
 def write_parquet(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
     """Open a Parquet file for clips."""
-    # Floats of embeddings hardly repeat: a dictionary of them would only take memory.
+    # Floats of embeddings hardly repeat: a dictionary would only cost memory.
     repeated = ["id"] if pa.types.is_floating(schema.field("embedding").type.value_type) else True
     with (
         unfinished_file(path) as unfinished,

@@ -1,6 +1,6 @@
-"""Parquet files of whole clips, each sorted by `id`: what is in them, without loading them.
+"""Parquet files of whole clips, each sorted by `id`, inspected without loading them.
 
-Nothing here holds more of a file than a block of rows, nor more of all clips than a number each.
+Memory holds at most a block of rows of a file, and a number per clip.
 """
 
 import heapq
@@ -31,13 +31,12 @@ def read_ids(path: Path) -> Iterator[str]:
 
 
 def find_repeated(paths: Sequence[Path]) -> tuple[int, dict[Path, set[str]]]:
-    """Find the clips that are in several files.
+    """Find clips that are in several files.
 
     Returns:
-        How many clips there are, each counted once, and for each file those that an earlier one
-        has too.
+        The number of distinct clips, and for each file the clips that an earlier file has too.
     """
-    # Eight bytes a clip, where the ids would be hundreds; a hash that occurs once is of one clip.
+    # Eight bytes per clip, instead of hundreds for ids; a hash that occurs once is of one clip.
     hashes = np.fromiter((hash(clip) for path in paths for clip in read_ids(path)), np.int64)
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -54,9 +53,9 @@ def find_repeated(paths: Sequence[Path]) -> tuple[int, dict[Path, set[str]]]:
 
 
 def drop_clips(path: Path, clips: set[str]) -> None:
-    """Rewrite a file without some of its clips, or delete it where no other is left.
+    """Rewrite a file without some of its clips, or delete it if no clip is left.
 
-    It keeps its time of change: which of two parts is the newer one is seen by it.
+    It keeps its time of change, which tells the newer of two parts.
     """
     state = path.stat()
     dropped = pa.array(sorted(clips), pa.string())
@@ -77,11 +76,11 @@ def drop_clips(path: Path, clips: set[str]) -> None:
 
 
 def merge_parts(paths: Sequence[Path], target: Path) -> None:
-    """Merge files into one, sorted as they are; the files stay.
+    """Merge files into one, sorted like them; the files stay.
 
     Args:
-        paths: The files, at least one; no clip is in two of them.
-        target: The new file; it appears whole.
+        paths: The files, at least one, without common clips.
+        target: The new file; it appears only when it is complete.
     """
     remaining = list(paths)
     with tempfile.TemporaryDirectory(
@@ -122,7 +121,7 @@ def _id_of(run: tuple[str, pa.RecordBatch]) -> str:
 def _read_runs(
     path: Path, columns: list[str] | None = None
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Cut a file into runs of rows of one clip; a clip that blocks divide has several."""
+    """Cut a file into runs of rows of one clip; a clip in several blocks has several."""
     with open_part(path) as file:
         for block in file.iter_batches(_BLOCK_ROWS, columns=columns):
             runs = pc.run_end_encode(block["id"])
@@ -134,9 +133,9 @@ def _read_runs(
 
 @contextmanager
 def open_part(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a file, or say how to replace one that is damaged."""
+    """Open a file, or say how to replace a damaged one."""
     try:
-        # Buffered, or a column of a whole group of rows would be read at once.
+        # Buffered, else a column of a whole row group would be read at once.
         file = pq.ParquetFile(path, buffer_size=_READ_BYTES)
     except pa.ArrowInvalid as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Read the embeddings of clips back from Parquet files, in bounded memory."""
+"""Read embeddings of clips from Parquet files, in bounded memory."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,30 +31,29 @@ _MAX_DEPTH = 32
 
 
 class EmbeddingFile:
-    """A Parquet file of embeddings, of either of the layouts that this package writes.
+    """A Parquet file of embeddings, in either layout of this package.
 
     - `vggish-hf embed`: one row per example, with `id` and `embedding`; the rows of a clip are
       adjacent.
     - the AudioSet exports: one row per clip, with `video_id` and a list of embeddings.
 
-    Either may have been read and written again by pandas or `datasets`, which make lists of
-    variable length of embeddings, and drop what the file says of their origin.
+    Pandas or `datasets` may have rewritten it, which makes embeddings lists of variable length, and
+    drops their provenance.
 
-    Values of eight bits are dequantized as `VGGishPostprocessor.dequantize` does. With
-    another constant the distances are the same: an offset that both sets share moves both means
-    alike.
+    Values of eight bits are dequantized as in `VGGishPostprocessor.dequantize`. Another constant
+    would give the same distances: it moves both means alike.
 
     Args:
-        path: The file, on this machine or behind a URL.
+        path: The file, local or a URL.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It is not a Parquet file, has other columns, or integers other than uint8.
 
     Attributes:
-        provenance: What its metadata say, `{}` if they say nothing.
-        has_metadata: Whether it has the metadata that this package writes.
-        size: Length of an embedding; 0 where there are none, and their type does not tell.
+        provenance: Its metadata's provenance, `{}` if unknown.
+        has_metadata: Whether it has this package's metadata.
+        size: Length of an embedding; 0 if there are no embeddings and their type does not give it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,7 +70,7 @@ class EmbeddingFile:
                 )
             self._names = names
             self._is_nested = names[0] == "video_id"
-            # An id that is repeated, and long, would fill the memory.
+            # A long, repeated id would fill the memory.
             self._repeated = [names[0]] if pa.types.is_string(schema.field(names[0]).type) else []
             kind: Any = _embedding_type(schema, names)
             check_value_type(kind.value_type.to_pandas_dtype(), self._shown)
@@ -91,8 +90,7 @@ class EmbeddingFile:
             A clip's id, and its embeddings (examples, size), of a float type.
 
         Raises:
-            ValueError: The file is damaged, a value is missing, or embeddings are of unequal
-                lengths.
+            ValueError: The file is damaged, a value is missing, or embeddings have unequal lengths.
         """
         return join_rows(self._parts())
 
@@ -111,9 +109,7 @@ class EmbeddingFile:
             ):
                 yield file
         except pa.ArrowException as error:
-            raise ValueError(
-                f"Expected a Parquet file, {self._shown!r} is damaged or another file: {error}"
-            ) from error
+            raise ValueError(f"Not a Parquet file, or damaged: {self._shown!r}: {error}") from error
 
     def _find_size(self) -> int:
         for _, rows in self._parts():
@@ -160,7 +156,7 @@ class EmbeddingFile:
 
 
 def find_embeddings(path: str | Path) -> EmbeddingFile | None:
-    """Open a Parquet file if it holds embeddings; None where it holds something else."""
+    """Open a Parquet file if it holds embeddings, else return None."""
     try:
         return EmbeddingFile(path)
     except ValueError:
@@ -168,7 +164,7 @@ def find_embeddings(path: str | Path) -> EmbeddingFile | None:
 
 
 def join_rows(parts: Iterable[NamedEmbeddings]) -> Iterator[NamedEmbeddings]:
-    """Join parts that follow each other and are of the same clip."""
+    """Join consecutive rows of the same clip."""
     for clip, of_clip in groupby(parts, key=lambda part: part[0]):
         yield clip, np.concatenate([rows for _, rows in of_clip])
 
@@ -194,7 +190,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON that is not nested deeply.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is not such JSON.
     """
 
     def is_deep(value: Any, left: int) -> bool:

@@ -10,7 +10,7 @@ from vggish_hf._runtime.row_buffer import RowBuffer
 from vggish_hf.outputs.schema import WriteClip
 from vggish_hf.pipeline import VGGishOutput
 
-#: Rows that are collected before they are written: 8 MiB of float32, a group of a Parquet file.
+#: Rows collected before writing: 8 MiB of float32, a row group of a Parquet file.
 GROUP_ROWS = 16_384
 
 
@@ -18,7 +18,7 @@ GROUP_ROWS = 16_384
 def collect_rows(
     schema: pa.Schema, write_batch: Callable[[pa.RecordBatch], None]
 ) -> Iterator[WriteClip]:
-    """Cut clips into batches of `GROUP_ROWS` rows, of which the last may be smaller.
+    """Cut clips into batches of `GROUP_ROWS` rows; the last may be smaller.
 
     Args:
         schema: The columns, see `embedding_schema`.
@@ -48,11 +48,11 @@ class _RowGroup:
 
     @property
     def room(self) -> int:
-        """How many more rows there may be."""
+        """The number of rows that still fit."""
         return GROUP_ROWS - len(self._ids)
 
     def add(self, clip: str, output: VGGishOutput, first: int) -> int:
-        """Copy a clip's rows, from `first` on, as far as there is room; return how many."""
+        """Copy a clip's rows from `first` on, as many as fit; return their number."""
         count = min(len(output.embeddings) - first, self.room)
         there = slice(first, first + count)
         self._ids += [clip] * count
@@ -66,7 +66,7 @@ class _RowGroup:
         return count
 
     def take(self) -> pa.RecordBatch:
-        """Return the rows, valid until the next are added, and begin anew."""
+        """Return the rows, valid until the next `add`, and start again."""
         numbers, starts, embeddings = (
             pa.array(buffer.rows.numpy().reshape(-1))
             for buffer in self._buffers

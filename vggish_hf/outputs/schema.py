@@ -1,4 +1,4 @@
-"""What all formats of embeddings have in common: columns, metadata, how they are written."""
+"""Common parts of all formats of embeddings: columns, metadata, writing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +13,7 @@ from vggish_hf.pipeline import VGGishOutput
 
 METADATA_KEY = "vggish_hf"
 
-#: Under this key of a part's metadata stands what its clips' files were, see `EmbeddingFolder`.
+#: Key of a part's metadata for the sources of its clips, see `EmbeddingFolder`.
 SOURCES_KEY = "vggish_hf_sources"
 
 WriteClip: TypeAlias = Callable[[str, VGGishOutput], None]
@@ -23,9 +23,10 @@ class OutputFormat(NamedTuple):
     """A format of embeddings in files."""
 
     open: Callable[[Path, pa.Schema], AbstractContextManager[WriteClip]]
-    """Opens a file for clips, given columns as of `embedding_schema`; it appears whole."""
+    """Opens a file for clips, given columns of `embedding_schema`; it appears only when
+    complete."""
     only_uint8: bool = False
-    """Whether it holds nothing but uint8."""
+    """Whether it only holds uint8."""
 
 
 def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -> pa.Schema:
@@ -34,7 +35,7 @@ def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -
     Args:
         embedding_size: Width of an embedding.
         dtype: `torch.float32` or `torch.uint8`.
-        provenance: What is stored in the metadata under `vggish_hf`, JSON.
+        provenance: JSON for the metadata, under `vggish_hf`.
     """
     value = pa.uint8() if dtype == torch.uint8 else pa.float32()
     return pa.schema(
@@ -49,8 +50,8 @@ def embedding_schema(embedding_size: int, dtype: torch.dtype, provenance: str) -
 
 
 @contextmanager
-def provenance_beside(path: Path, schema: pa.Schema) -> Iterator[None]:
-    """Write FILE.json, for a format without room for metadata, when the block has ended well."""
-    with unfinished_file(path.with_name(f"{path.name}.json")) as beside:
+def provenance_file(path: Path, schema: pa.Schema) -> Iterator[None]:
+    """Write FILE.json after the block succeeds, for a format without metadata."""
+    with unfinished_file(path.with_name(f"{path.name}.json")) as unfinished:
         yield
-        beside.write_bytes(schema.metadata[METADATA_KEY.encode()] + b"\n")
+        unfinished.write_bytes(schema.metadata[METADATA_KEY.encode()] + b"\n")

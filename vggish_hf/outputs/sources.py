@@ -1,4 +1,4 @@
-"""What the files that rows were made of looked like, so that a changed one is noticed."""
+"""Size and time of clips' files, to notice changed ones."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from vggish_hf.inputs.addresses import is_url
 from vggish_hf.outputs.parts import open_part
 from vggish_hf.outputs.schema import SOURCES_KEY
 
-#: Size and time of change in nanoseconds; of a clip in a tar or a table those of the whole file.
+#: Size, and time of change in nanoseconds; a clip in a tar or a table has those of the whole file.
 Source: TypeAlias = tuple[int, int]
 
 
 def file_source(path: str) -> Source | None:
-    """Look at a local file; None of a URL, and of a file that is not there."""
+    """Inspect a local file; None for a URL or a missing file."""
     local = path.removeprefix("file://")
     if is_url(local):
         return None
@@ -28,37 +28,37 @@ def file_source(path: str) -> Source | None:
 
 
 def pack_sources(sources: Mapping[str, Source]) -> str | None:
-    """Sources of clips as JSON, None if there are none."""
+    """Sources of clips as JSON, None if empty."""
     return json.dumps(dict(sorted(sources.items()))) if sources else None
 
 
 def read_sources(part: Path) -> dict[str, Source]:
-    """Read the sources that a part's metadata hold, or the file beside one that was merged.
+    """Read the sources from a part's metadata, or from the file next to a merged one.
 
     Raises:
-        ValueError: They hold something else.
+        ValueError: They have other content.
     """
-    beside = _beside(part)
-    if beside.exists():
-        return _parse(beside.read_bytes(), beside)
+    separate = _sources_file(part)
+    if separate.exists():
+        return _parse(separate.read_bytes(), separate)
     with open_part(part) as file:
         text = (file.schema_arrow.metadata or {}).get(SOURCES_KEY.encode())
     return {} if text is None else _parse(text, part)
 
 
 def merge_sources(parts: Iterable[Path], merged: Path) -> None:
-    """Write what is known of the clips of several parts beside the file that they become."""
+    """Write the sources of several parts next to their merged file."""
     sources: dict[str, Source] = {}
     for part in parts:
         sources.update(read_sources(part))
     packed = pack_sources(sources)
     if packed is not None:
-        with unfinished_file(_beside(merged)) as unfinished:
+        with unfinished_file(_sources_file(merged)) as unfinished:
             unfinished.write_text(packed, encoding="utf-8")
 
 
-def _beside(part: Path) -> Path:
-    # Readers take no metadata of hundreds of megabytes.
+def _sources_file(part: Path) -> Path:
+    # Readers reject metadata of hundreds of megabytes.
     return part.with_name(f".sources.{part.stem}.json")
 
 
@@ -74,10 +74,10 @@ def _parse(text: bytes, path: Path) -> dict[str, Source]:
 
 
 def as_source(value: Any) -> Source | None:
-    """Take a source from JSON.
+    """Parse a source from JSON.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It has another form.
     """
     if value is None:
         return None

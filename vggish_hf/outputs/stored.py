@@ -1,4 +1,4 @@
-"""What files and folders hold stored embeddings, whatever wrote them."""
+"""Files and folders of stored embeddings from any writer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ _MANIFEST = ".embeddings.json"
 
 
 class StoredEmbeddings(Protocol):
-    """The embeddings of clips in a file, or in the files of a folder."""
+    """The embeddings of clips in a file or folder."""
 
     path: str | Path
     size: int
@@ -30,31 +30,30 @@ def open_embeddings(path: str | Path) -> StoredEmbeddings:
     """Open a file of embeddings, `.npz` or Parquet.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds something else, or is damaged.
+        FileNotFoundError: The file does not exist.
+        ValueError: It has other content, or is damaged.
     """
     return EmbeddingArrays(path) if has_ending(str(path), {".npz"}) else EmbeddingFile(path)
 
 
 def is_embedding_folder(path: str | Path) -> bool:
-    """Tell whether `vggish-hf embed` has made a folder of embeddings of it."""
+    """Tell whether `vggish-hf embed` wrote the folder."""
     return Path(path, _MANIFEST).is_file()
 
 
 class StoredFolder:
-    """The embeddings in a folder that `vggish-hf embed` has written, or is still writing.
+    """The embeddings in a folder of `vggish-hf embed`, finished or not.
 
     Args:
         path: The folder.
 
     Raises:
-        ValueError: It holds no embeddings yet, or a file is damaged or was made from something
-            else.
+        ValueError: It holds no embeddings yet, or a file is damaged or was made differently.
 
     Attributes:
         path: The folder.
-        provenance: What its files say of the embeddings' origin.
-        has_metadata: Whether all of its files have the metadata that this package writes.
+        provenance: How the embeddings were made.
+        has_metadata: Whether all of its files have this package's metadata.
         size: Length of an embedding.
     """
 
@@ -63,7 +62,7 @@ class StoredFolder:
         self._folder = EmbeddingFolder(path)
         self._parts = sorted(Path(path).glob("*.parquet"))
         if not self._parts:
-            raise ValueError(f"Expected embeddings in {str(path)!r}, it holds none yet")
+            raise ValueError(f"No embeddings in {str(path)!r} yet")
         files = [EmbeddingFile(part) for part in self._parts]
         self.size = files[0].size
         self.provenance = files[0].provenance
@@ -72,12 +71,12 @@ class StoredFolder:
             differences = provenance_differences(self.provenance, file.provenance)
             if differences and file.has_metadata and files[0].has_metadata:
                 raise ValueError(
-                    f"Expected embeddings that were made alike in {str(path)!r}, {file.path!r} "
+                    f"Embeddings in {str(path)!r} were made differently: {file.path!r} "
                     f"differs: {'; '.join(differences)}"
                 )
 
     def clips(self) -> Iterator[NamedEmbeddings]:
-        """Read the clips, each once: a job that has not finished may have written one twice.
+        """Read each clip once: an unfinished job may have written one twice.
 
         Raises:
             ValueError: A file is damaged.
@@ -90,5 +89,5 @@ class StoredFolder:
                     yield name, rows
 
     def failed(self) -> dict[str, str]:
-        """List the clips that could not be embedded, and why."""
+        """List the failed clips with reasons."""
         return self._folder.failed()

@@ -1,4 +1,4 @@
-"""Embeddings as TFRecords: a `SequenceExample` per clip, as AudioSet's are released."""
+"""Embeddings as TFRecords: a `SequenceExample` per clip, as in AudioSet's release."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vggish_hf.outputs.schema import WriteClip, provenance_beside
+from vggish_hf.outputs.schema import WriteClip, provenance_file
 from vggish_hf.pipeline import VGGishOutput
 from vggish_hf.tf_files.features import encode_sequence_example
 from vggish_hf.tf_files.records import RecordWriter
@@ -16,8 +16,8 @@ from vggish_hf.tf_files.records import RecordWriter
 
 @contextmanager
 def write_tfrecord(path: Path, schema: pa.Schema) -> Iterator[WriteClip]:
-    """Open a TFRecord file for clips, and FILE.json for what made them."""
-    with provenance_beside(path, schema), RecordWriter(path) as writer:
+    """Open a TFRecord file for clips, and FILE.json for their provenance."""
+    with provenance_file(path, schema), RecordWriter(path) as writer:
 
         def write(clip: str, output: VGGishOutput) -> None:
             rows = [row.tobytes() for row in output.embeddings.numpy()]

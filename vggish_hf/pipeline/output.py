@@ -1,4 +1,4 @@
-"""What a pipeline gives for a clip: its embeddings, when each starts, and one row for them all."""
+"""A pipeline's output for a clip: embeddings, start times, and pooling to one row."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ class VGGishOutput:
 
     Args:
         embeddings: (examples, embedding_size), on the CPU; float32 (float64 from a float64 model),
-            or uint8 where that was asked for.
-        start_seconds: (examples,), when each example starts, float64.
+            or uint8 if requested.
+        start_seconds: (examples,), start of each example, float64.
         index: The clip's position among the inputs.
         example_seconds: Length of an example.
 
@@ -54,17 +54,17 @@ class VGGishOutput:
         return float(self.start_seconds[-1]) + self.example_seconds if len(self) else 0.0
 
     def pool(self, how: Pool) -> Tensor:
-        """Make one row of the embeddings, as `vggish-hf embed --pool` does.
+        """Pool the embeddings to one row, as `vggish-hf embed --pool` does.
 
         Args:
             how: `"mean"`, `"max"`, or `"mean_std"` for the mean followed by the standard deviation
-                (of the examples themselves: one example has 0).
+                (of the population: 0 for one example).
 
         Returns:
             (embedding_size,), for `"mean_std"` twice as long.
 
         Raises:
-            ValueError: There is no such pooling, there is no example, or the embeddings are uint8.
+            ValueError: The pooling is unknown, there is no example, or the embeddings are uint8.
         """
         if not len(self):
             raise ValueError(
@@ -82,7 +82,7 @@ class VGGishOutput:
 
         Returns:
             `example`, `start_seconds` and `embedding`, one value per example, as in the Parquet
-            files that are written.
+            files.
 
         Example:
             >>> import torch

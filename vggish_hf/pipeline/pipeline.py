@@ -52,8 +52,8 @@ class VGGishPipeline:
         taken = (model.config.num_frames, model.config.num_mel_bins)
         if made != taken:
             raise ValueError(
-                f"Expected an extractor that makes what the model takes, examples of {taken}, got "
-                f"one that makes {made}"
+                f"Expected an extractor that makes the model's examples of {taken}, got one that "
+                f"makes {made}"
             )
         self.extractor = extractor
         self.model = model
@@ -82,24 +82,23 @@ class VGGishPipeline:
         Args:
             pretrained_model_name_or_path: A built-in name, the path of a local folder, or a
                 repository's id on the Hub.
-            device: Where the network runs.
-            dtype: In which precision it runs: `torch.bfloat16` or `"bfloat16"`.
-            padding: What becomes of samples that fill no example, see `VGGishFeatureConfig`;
-                without it what the model's folder says, with `"short"` in place of `"none"`, so
-                that no clip disappears.
-            example_hop_seconds: Distance between two examples; without it, what the folder says.
+            device: Device of the network.
+            dtype: Its precision, such as `torch.bfloat16` or `"bfloat16"`.
+            padding: What to do with samples that fill no example, see `VGGishFeatureConfig`; the
+                default is from the model's folder, with `"short"` instead of `"none"`, so that no
+                clip disappears.
+            example_hop_seconds: Distance between two examples; the default is from the folder.
             **options: How to fetch from the Hub, see `HubOptions`.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it lacks a file.
-            ValueError: A file does not fit, see the two classes; or this machine has no such
-                device.
-            TypeError: There is no such option.
+            FileNotFoundError: The folder does not exist, or lacks a file.
+            ValueError: A file does not fit, see the two classes; or this machine lacks the device.
+            TypeError: An option is unknown.
         """
         own = ("device", "dtype", "padding", "example_hop_seconds")
         hub.check_options(options, hub.HubOptions, own)
         device, dtype = check_device(device), parse_dtype(dtype)
-        # At once, so that both parts are of the same commit.
+        # Together, so that both parts are of the same commit.
         files = (hub.FEATURE_CONFIG_NAME, hub.CONFIG_NAME, hub.WEIGHTS_NAME)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
         extractor = VGGishFeatureExtractor.from_pretrained(folder)
@@ -116,7 +115,7 @@ class VGGishPipeline:
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write both parts into a folder, which is made if need be."""
+        """Write both parts into a folder, created if needed."""
         self.model.save_pretrained(save_directory)
         self.extractor.save_pretrained(save_directory)
 
@@ -124,7 +123,7 @@ class VGGishPipeline:
         """Upload both parts to a Hub repository in one commit, and return its address.
 
         Args:
-            repo_id: The repository, `org/name`; made if need be.
+            repo_id: The repository, `org/name`; created if needed.
             **options: See `PushOptions`.
         """
         return hub.push(self.save_pretrained, repo_id, **options)
@@ -167,12 +166,12 @@ class VGGishPipeline:
                 `{"array": ..., "sampling_rate": ...}`, a value of a `datasets.Audio` column, a
                 clip of `vggish_hf.inputs.find_clips`; or many of these: a list, tuple, array or
                 column, or an iterator.
-            postprocess: `"none"` for what the network gives, `"pca"` for the whitened and clipped
-                embeddings, `"uint8"` for these as the released AudioSet embeddings are stored.
-            batch_size: Examples that the network takes at once, of as many clips as it needs.
-            limits: What an encoded clip may be at most.
-            isolated: Whether files are decoded in processes of their own, so that a file that
-                breaks a decoder fails alone: for untrusted audio.
+            postprocess: `"none"` for the network's output, `"pca"` for whitened and clipped
+                embeddings, `"uint8"` for these quantised like the released AudioSet embeddings.
+            batch_size: Examples that the network takes at once, from any number of clips.
+            limits: Limits of an encoded clip.
+            isolated: Whether to decode files in separate processes, so that a file that crashes a
+                decoder fails alone: for untrusted audio.
 
         Returns:
             The output of the clip, or a list of outputs in the order of the inputs.
@@ -208,27 +207,27 @@ class VGGishPipeline:
     ) -> Generator[VGGishOutput, None, None]:
         """Embed any number of clips, with the examples of many in one batch.
 
-        Memory is bounded by the arguments: clips are decoded in blocks, by threads that run ahead
-        of the network by a few blocks, and outputs are handed out as soon as they are complete.
+        The arguments bound the memory: threads decode clips in blocks, a few blocks ahead of the
+        network, and outputs are yielded as soon as they are complete.
 
         Args:
             inputs: The clips, as for calling the pipeline; read only as far as needed.
             postprocess: As for calling the pipeline.
             batch_size: As for calling the pipeline.
-            num_workers: Clips that are decoded at once.
-            on_error: Called with a clip's position, the clip and the exception where it cannot be
-                read; the clip then has no output. Without it the exception is raised, with the
-                clip's name in its message.
+            num_workers: Clips decoded at once.
+            on_error: Called with a failed clip's position, the clip and the exception; the clip
+                then has no output. Without it the exception is raised, with the clip's name in its
+                message.
             limits: As for calling the pipeline.
             isolated: As for calling the pipeline; the processes end with the stream.
-            decode: Opens a clip, in one of the threads, in place of `limits` and `isolated`; the
-                inputs are whatever it takes.
+            decode: Opens a clip, in any thread, instead of `limits` and `isolated`; the inputs are
+                its arguments.
 
         Yields:
             The clips' outputs, in the order of the inputs.
 
         Raises:
-            ValueError: An argument is refused, or the model has no post-processor.
+            ValueError: An argument is invalid, or the model has no post-processor.
 
         Example:
             >>> from vggish_hf import VGGishPipeline
@@ -262,15 +261,15 @@ class VGGishPipeline:
         )
 
     def check_postprocess(self, postprocess: Postprocess) -> None:
-        """Raise ValueError if there is no such post-process, or the model cannot do it."""
+        """Raise ValueError if the post-process is unknown, or the model cannot do it."""
         find_postprocess(postprocess).check(self.model.postprocessor)
 
     @torch.no_grad()
     def embed_examples(self, examples: Tensor, postprocess: Postprocess = "none") -> Tensor:
-        """Embed a batch of examples, of as many clips as it holds.
+        """Embed a batch of examples from any number of clips.
 
         Args:
-            examples: (batch, 96, 64), as the extractor gives them, on any device.
+            examples: (batch, 96, 64), from the extractor, on any device.
             postprocess: As for calling the pipeline, and checked by `check_postprocess`.
 
         Returns:
@@ -283,18 +282,18 @@ class VGGishPipeline:
 
     @property
     def weights_path(self) -> Path | None:
-        """The file that the model was loaded from; None if it came from none."""
+        """The file that the model was loaded from, or None."""
         return self._weights_path
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of what the model is now: of its file, or where it has changed of its values."""
+        """SHA-256 of the current model: of its file, or of its values if they have changed."""
         return weights_sha256(self.model, self._weights_path)
 
     def provenance(self, postprocess: Postprocess) -> dict[str, Any]:
-        """What the embeddings come from, ready for JSON: package, weights and every number.
+        """How the embeddings are made, ready for JSON: package, weights and every number.
 
-        The weights are those that the model has now; a change since it was loaded shows.
+        The weights are the model's current ones; a change since loading shows.
         """
         return {
             "version": __version__,

@@ -1,4 +1,4 @@
-"""Which inputs are one clip and which are many, how each is opened, and its examples."""
+"""Distinguish one clip from many, open clips, and compute their examples."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,12 +14,12 @@ from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.inputs import Clip
 from vggish_hf.inputs.addresses import is_url, without_secrets
 
-# Examples in a part that waits for the network: 0.8 MB of float32.
+# Examples of a chunk that waits for the network: 0.8 MB of float32.
 _PART_EXAMPLES = 32
 
 
 def example_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What examples are made in for a network of a dtype: float64 for float64, else float32."""
+    """The examples' dtype for a network's dtype: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -39,8 +39,8 @@ def stream_examples(
         decode: Opens the clip.
 
     Returns:
-        Parts (examples, 96, 64), none of which is empty. Reading them, like this call, raises
-        AudioError, and what else `decode` raises, where the clip is bad.
+        Chunks (examples, 96, 64), never empty. This call and reading the chunks raise AudioError,
+        and other errors of `decode`, if the clip fails.
 
     Example:
         >>> clip = (torch.zeros(16_000 * 60), 16_000)
@@ -53,7 +53,7 @@ def stream_examples(
 
 
 def is_one_clip(inputs: Any) -> bool:
-    """Tell one clip from many: a list, tuple, array or column of clips, or an iterator of them.
+    """Tell one clip from many: a list, tuple, array, column or iterator of clips.
 
     Example:
         >>> is_one_clip("a.wav"), is_one_clip((torch.zeros(100), 16_000))
@@ -67,8 +67,8 @@ def is_one_clip(inputs: Any) -> bool:
         return _is_numeric(inputs) or not inputs.ndim
     if isinstance(inputs, tuple) and len(inputs) == 2:
         return _is_numeric(inputs[0]) or isinstance(inputs[1], Number) or _is_numeric(inputs[1])
-    # A file is an iterator too, of its lines; and what `datasets` makes of a column's value has
-    # items, but no length.
+    # A file is also an iterator, of its lines; a value of a `datasets` column has items, but no
+    # length.
     if hasattr(inputs, "read"):
         return True
     return not (hasattr(inputs, "__iter__") or hasattr(inputs, "__len__"))
@@ -80,11 +80,11 @@ def _is_numeric(value: Any) -> bool:
 
 
 def make_opener(limits: AudioLimits, decoders: IsolatedDecoders | None = None) -> Decoder:
-    """Make what opens the inputs of a pipeline.
+    """Make the function that opens the inputs of a pipeline.
 
     Args:
-        limits: What a clip may be at most.
-        decoders: The processes in which files are decoded; without them, in this one.
+        limits: Limits of a clip.
+        decoders: The processes that decode files; None decodes in this process.
     """
     open_source = open_audio if decoders is None else decoders.open
     return lambda source: open_source(_load(source), limits)
@@ -95,14 +95,14 @@ def _load(source: Any) -> Any:
         return source.load()
     if isinstance(source, str) and is_url(source):
         raise ValueError(
-            f"Expected a local path, got {without_secrets(source)!r}; pass what "
-            "`vggish_hf.inputs.find_clips([url])` gives"
+            f"Expected a local path, got {without_secrets(source)!r}; pass "
+            "`vggish_hf.inputs.find_clips([url])`"
         )
     return source
 
 
 def name_input(error: Exception, index: int, source: Any) -> None:
-    """Put the name of the input that failed, or its position, in front of an error's message.
+    """Put the failed input's name or position before an error's message.
 
     Example:
         >>> error = ValueError("it holds no samples")
@@ -118,7 +118,7 @@ def name_input(error: Exception, index: int, source: Any) -> None:
         message = f"{where}: {message}"
     if len(error.args) == 1:
         error.args = (message,)
-    else:  # its message is made of its arguments
+    else:  # its message comes from its arguments
         error.add_note(f"in {where}")
 
 

@@ -1,4 +1,4 @@
-"""Any number of clips through the front end and the network, batches filled across clips."""
+"""Run any number of clips through the front end and the network, with batches across clips."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -15,10 +15,10 @@ from vggish_hf.feature_extraction import VGGishFeatureExtractor
 from vggish_hf.pipeline.output import VGGishOutput
 from vggish_hf.pipeline.reading import name_input, stream_examples
 
-#: Takes a clip's position, the clip, and why it cannot be read.
+#: Takes a clip's position, the clip, and the reason of its failure.
 ErrorHandler = Callable[[int, Any, Exception], None]
 
-# Parts of a clip, of 32 examples, that wait for the network.
+# Chunks of a clip, of 32 examples, that wait for the network.
 _WAITING_PARTS = 4
 
 
@@ -43,18 +43,18 @@ def stream_outputs(
         embed: Maps examples (batch, 96, 64) to embeddings (batch, size), in any thread.
         dtype: The network's.
         batch_size: Examples that `embed` gets at once.
-        num_workers: Clips that are decoded at once.
-        num_threads: Batches that are embedded at once.
+        num_workers: Clips decoded at once.
+        num_threads: Batches embedded at once.
         on_error: See `VGGishPipeline.stream`.
         decode: Opens a clip.
-        decoders: The processes that `decode` uses, which are closed at the end.
+        decoders: The processes that `decode` uses; closed at the end.
     """
     threads = TorchThreads(num_threads)
     batcher = Batcher(embed, batch_size, threads)
     config = extractor.config
 
     def read(index: int, source: Any, parts: Iterator[Tensor]) -> Iterator[Tensor]:
-        # Only what reading raises is the clip's fault; what the network raises is not.
+        # Only errors of reading make the clip fail, not those of the network.
         try:
             yield from parts
         except (ValueError, OSError, TypeError) as error:

@@ -4,8 +4,8 @@
     FeatureList: 1 repeated Feature       a map is repeated entries of 1 key, 2 value
     Feature: one of 1 BytesList, 2 FloatList, 3 Int64List, each of them 1 repeated value
 
-Source: tensorflow/core/example/feature.proto. A feature is decoded when it is asked for, so those
-that nobody asks for cost nothing and may hold anything.
+Source: tensorflow/core/example/feature.proto. A feature is decoded only on request; all others cost
+nothing and may hold anything.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +37,11 @@ def encode_feature(values: bytes | ArrayLike) -> bytes:
     """Encode a `Feature`: bytes as a list of one string, numbers as int64 or float32.
 
     Args:
-        values: Bytes, or a flat sequence of ints or of floats. Where it is empty the feature gets
-            no kind, and readers of any kind find nothing in it.
+        values: Bytes, or a flat sequence of ints or of floats. An empty one gives a feature without
+            a kind, which reads as an empty list of any kind.
 
     Raises:
-        ValueError: `values` is not flat, or holds something else.
+        ValueError: `values` is not flat, or has another type.
     """
     if isinstance(values, bytes):
         return encode_field(1, encode_field(1, values))
@@ -66,16 +66,16 @@ def encode_entry(name: str, value: bytes) -> bytes:
 
 @cache
 def row_framing(width: int) -> bytes:
-    """Return what precedes the bytes of each row in a `FeatureList` of strings of one length."""
+    """Return the bytes before each row in a `FeatureList` of strings of one length."""
     return encode_field(1, encode_feature(bytes(width)))[:-width]
 
 
 def uniform_rows(feature_list: Message, width: int) -> NDArray[np.uint8] | None:
-    """Decode a `FeatureList` of strings written plainly: the same framing before each row.
+    """Decode a `FeatureList` of strings that has the same framing before each row.
 
     Returns:
-        The rows, shape (rows, width), or None if a byte of the framing differs, which does not
-        make the message wrong.
+        The rows, shape (rows, width), or None if a byte of the framing differs, though the message
+        may be valid.
     """
     framing = row_framing(width)
     stride = len(framing) + width
@@ -88,7 +88,7 @@ def uniform_rows(feature_list: Message, width: int) -> NDArray[np.uint8] | None:
 
 
 def decode_varints(packed: Message) -> list[int]:
-    """Decode int64 numbers that stand one behind the other.
+    """Decode consecutive int64 numbers.
 
     Raises:
         RecordError: The last one is cut short, or one has more than ten bytes.
@@ -112,7 +112,7 @@ def decode_text(text: Message, name: str) -> str:
     """Decode UTF-8.
 
     Raises:
-        RecordError: It is something else; `name` says what.
+        RecordError: It is not UTF-8; the message gives `name`.
     """
     try:
         return str(text, "utf-8")
@@ -134,9 +134,9 @@ def embedded(message: Message, tag: int) -> list[memoryview]:
 
 
 def merged(message: Message, tag: int) -> Message:
-    """Return the embedded message of one tag: where it occurs twice, both behind one another.
+    """Return the embedded message of one tag; repeated ones are concatenated.
 
-    To parse a concatenation is to merge its parts, which is what protocol buffers demand here.
+    Protocol buffers demand a merge here, and parsing the concatenation merges.
     """
     return _join(embedded(message, tag))
 
@@ -146,7 +146,7 @@ def _join(parts: list[memoryview]) -> Message:
 
 
 def _list_of(feature: Message, tag: int, name: str) -> Message:
-    """Return the list in a `Feature`, which is a oneof: of several kinds the last one counts."""
+    """Return the list in a `Feature`, which is a oneof: the last of several kinds counts."""
     kind, parts = tag, list[memoryview]()
     for found, value in read_tagged_fields(feature):
         if found in _KINDS and isinstance(value, memoryview):
@@ -168,7 +168,7 @@ class NamedFeatures:
     """
 
     def __init__(self, message: Message) -> None:
-        # Of several entries under one name, and of several names in one entry, the last counts.
+        # The last entry of a name counts, and the last name of an entry.
         self._values = {
             str(b"".join(embedded(entry, FIRST)[-1:]), "utf-8", "replace"): merged(entry, SECOND)
             for entry in embedded(message, FIRST)
@@ -198,7 +198,7 @@ class NamedFeatures:
         return np.frombuffer(packed, "<f4").astype(np.float32)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """Decode the feature that is a list of int64: none where it is missing."""
+        """Decode the feature that is a list of int64; empty if it is missing."""
         if name not in self._values:
             return ()
         integers: list[int] = []
@@ -242,7 +242,7 @@ def encode_sequence_example(
         feature_lists: Lists of features by name, each feature one string of bytes.
 
     Raises:
-        ValueError: A feature of the context is something else.
+        ValueError: A feature of the context has another type.
     """
     features = b"".join(encode_entry(k, encode_feature(v)) for k, v in context.items())
     lists = b"".join(
@@ -254,7 +254,7 @@ def encode_sequence_example(
 
 @contextmanager
 def record_errors() -> Iterator[None]:
-    """Raise RecordError for a message that is no valid protocol buffer."""
+    """Raise RecordError for an invalid protocol buffer."""
     try:
         yield
     except WireFormatError as error:

@@ -9,14 +9,14 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class WireFormatError(ValueError):
-    """Bytes that are no well-formed protocol-buffer message."""
+    """A malformed protocol-buffer message."""
 
 
 def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
     """Read the unsigned varint at `position`.
 
     Returns:
-        Its value, below 2^64, and the position behind it.
+        Its value, below 2^64, and the position after it.
 
     Raises:
         WireFormatError: The buffer ends inside it, or it has more than ten bytes.
@@ -34,7 +34,7 @@ def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def read_tagged_fields(buffer: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Walk through the fields of a message, telling wire types apart.
+    """Walk through the fields of a message, with their wire types.
 
     Yields:
         The field's tag, `number << 3 | wire type`, and its value: an int for a varint, a view
@@ -60,7 +60,7 @@ def read_tagged_fields(buffer: bytes | memoryview) -> Iterator[tuple[int, int | 
             raise WireFormatError(f"field {tag >> 3} has the unknown wire type {kind}")
         if length > len(view) - position:
             raise WireFormatError(
-                f"field {tag >> 3} claims {length} bytes where {len(view) - position} are left"
+                f"field {tag >> 3} claims {length} bytes, only {len(view) - position} remain"
             )
         yield tag, view[position : position + length]
         position += length

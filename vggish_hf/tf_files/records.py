@@ -29,11 +29,11 @@ _BUFFER_BYTES = 64 << 10  # Python's 8 KiB make large files a quarter slower
 
 
 class RecordError(ValueError):
-    """A record, or the file around it, that is damaged or holds something else than expected."""
+    """A record, or its file, is damaged or has unexpected content."""
 
 
 def frame_record(data: bytes) -> bytes:
-    """Put the length and the checksums around the data of one record, as a file holds it."""
+    """Add the length and the checksums to the data of one record, as in a file."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         (
@@ -49,16 +49,16 @@ class RecordReader:
     """The records of a TFRecord file, plain or gzipped, in order, their checksums verified.
 
     Args:
-        source: Path, or binary file object, which is read from where it stands and left open; its
-            `read(n)` must not return less than n bytes before its end (buffered files do not).
-        errors: `"raise"`: damage raises RecordError. `"skip"`: a record with damaged data is left
-            out; a damaged length, or a file cut short, ends the iteration, because nothing tells
-            where the next record starts. Both are counted in `skipped`.
-        max_record_bytes: Length beyond which a record is taken for damage, so that a forged length
-            cannot fill the memory.
+        source: Path, or binary file object, which is read from its position and left open; its
+            `read(n)` must return n bytes until its end (buffered files do).
+        errors: `"raise"`: damage raises RecordError. `"skip"`: a record with damaged data is
+            skipped; a damaged length, or a file cut short, ends the iteration, because the start of
+            the next record is unknown. `skipped` counts both.
+        max_record_bytes: A longer record counts as damaged, so that a forged length cannot fill the
+            memory.
 
     Attributes:
-        skipped: How often the latest iteration left out a record, or the rest of the file.
+        skipped: How often the latest iteration skipped a record, or the rest of the file.
         offset: Byte of the file (of its decompressed data, if gzipped) at which the latest record
             starts.
 
@@ -86,10 +86,10 @@ class RecordReader:
         self.offset = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        """Read the file, anew on each call where `source` is a path.
+        """Read the file; a path is opened again on each call.
 
         Raises:
-            RecordError: The file is damaged, and `errors` is `"raise"`; it names file and byte.
+            RecordError: The file is damaged, and `errors` is `"raise"`; says file and byte.
         """
         self.skipped = 0
         with self._open() as file:
@@ -99,7 +99,7 @@ class RecordReader:
                 if self.errors == "raise":
                     name = getattr(file, "name", repr(file))
                     raise RecordError(
-                        f'{name}, byte {self.offset}: {error} (errors="skip" reads what is whole)'
+                        f'{name}, byte {self.offset}: {error} (errors="skip" reads the rest)'
                     ) from error
                 self.skipped += 1
 
@@ -126,8 +126,8 @@ class RecordReader:
                 raise RecordError("the record's length does not match its checksum")
             if length > self.max_record_bytes:
                 raise RecordError(
-                    f"the record claims {length} bytes; pass a `max_record_bytes` beyond "
-                    f"{self.max_record_bytes} if that is meant"
+                    f"the record claims {length} bytes; if that is right, pass `max_record_bytes` "
+                    f"above {self.max_record_bytes}"
                 )
             stop = self.offset + _HEADER.size + length + _CHECKSUM.size
             if stop > end:
@@ -147,12 +147,12 @@ class RecordReader:
 
 
 def _is_gzip(header: bytes) -> bool:
-    # The magic number is a possible length too (35,615 bytes), whose checksum then fits.
+    # The magic number could also be a length (35,615 bytes), but then its checksum fits.
     return header[:2] == b"\x1f\x8b" and header[8:] != _CHECKSUM.pack(masked_crc32c(header[:8]))
 
 
 def _gunzip(head: bytes, rest: BinaryIO) -> BinaryIO:
-    """Decompress a file of which `head` has been read already, and which may not seek back."""
+    """Decompress a file whose `head` has been read, and which may not seek."""
     return cast(BinaryIO, gzip.GzipFile(fileobj=io.BufferedReader(_Chain(head, rest))))
 
 
@@ -174,10 +174,10 @@ class _Chain(io.RawIOBase):
 
 
 class RecordWriter:
-    """Write a TFRecord file, which appears under its name when it is whole, or not at all.
+    """Write a TFRecord file, which appears under its name only when it is complete.
 
-    Inside the `with` block the records go to a file of another name in the same folder; leaving
-    the block renames it (replacing an older file), leaving it by an exception deletes it.
+    Inside the `with` block the records go to a file of another name in the same folder. The end of
+    the block renames it (replacing an older file); an exception deletes it.
 
     Args:
         path: The file to write; its folder must exist.

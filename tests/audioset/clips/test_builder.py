@@ -37,7 +37,7 @@ def build(csv, folder, tmp_path):
 
 
 def prepare(builder, **options):
-    with pytest.warns(UserWarning, match=r"eval: \d clips are left out"):
+    with pytest.warns(UserWarning, match=r"eval: \d clips failed"):
         builder.download_and_prepare(**options)
     return builder.as_dataset(split="eval")
 
@@ -56,7 +56,7 @@ def test_features(build):
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_clips_and_what_is_left_out(build, folder, num_proc):
+def test_clips_and_failed_ones(build, folder, num_proc):
     builder = build()
     assert builder.left_out == [MISSING]
     whole, cut = encoded(prepare(builder, num_proc=num_proc))
@@ -101,7 +101,7 @@ def test_decodes_when_asked(build):
 def test_streams(build):
     stream = build().as_streaming_dataset(split="eval")
     assert stream.num_shards == 3
-    with pytest.warns(UserWarning, match=f"1 clips are left out.*{IDS[2]}"):
+    with pytest.warns(UserWarning, match=f"1 clips failed.*{IDS[2]}"):
         rows = list(stream.decode(False))
     assert [row["video_id"] for row in rows] == list(IDS[:2])
 
@@ -121,7 +121,7 @@ def test_archives(build, tmp_path, kind):
     assert [entry.video_id for entry in builder.left_out] == [IDS[3], IDS[2]]
 
 
-def test_nothing_is_left_out(tmp_path):
+def test_no_clip_fails(tmp_path):
     csv = write_csv(tmp_path / "mine.csv", {IDS[0]: (0, 4)})
     folder = write_folder(tmp_path / "audio", {f"{IDS[0]}.wav": SPEECH})
     with pytest.raises(ValueError, match="say which split it is"):

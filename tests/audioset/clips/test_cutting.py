@@ -262,7 +262,7 @@ def test_large_files_are_not_read(clips, monkeypatch):
     assert isinstance(found[IDS[1]], Clip)  # of the whole video, the clip is read alone
 
 
-def test_a_file_that_is_gone_is_told(clips, tmp_path):
+def test_a_missing_file_fails(clips, tmp_path):
     files = clips.read()
     first = next(files)
     (tmp_path / first.name).unlink()

@@ -85,7 +85,7 @@ def test_rows_are_those_of_the_pipeline(exported, pipeline, tmp_path):
         assert record.labels == (0, 451)
     assert [len(found[video_id].embedding) for video_id in expected] == [4, 10, 1]
     assert (found[IDS[1]].start_time_seconds, found[IDS[1]].end_time_seconds) == (2, 12)
-    assert (done.clips, done.left_out) == (3, [])  # the export has left out the fourth
+    assert (done.clips, done.left_out) == (3, [])  # the export lacks the fourth
 
 
 def test_both_forms_are_read_as_the_release_is(exported, pipeline, tmp_path):
@@ -124,7 +124,7 @@ def test_says_what_it_was_made_with(exported, pipeline, tmp_path):
     assert metadata["weights_sha256"] == pipeline.weights_sha256
 
 
-def test_a_later_run_goes_on(exported, pipeline, tmp_path):
+def test_a_later_run_resumes(exported, pipeline, tmp_path):
     out = tmp_path / "out"
     first = embed_clips(exported, pipeline, out, file_clips=1)["eval"]
     before = content(out)
@@ -145,7 +145,7 @@ def test_other_weights_do_not_mix(exported, pipeline, small_model, tmp_path):
     model = VGGishModel(replace(small_model.config))
     VGGishPipeline(VGGishFeatureExtractor(), model).save_pretrained(tmp_path / "other")
     other = VGGishPipeline.from_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="same source and options"):
+    with pytest.raises(ValueError, match="another source or other options"):
         embed_clips(exported, other, tmp_path / "out")
     assert content(tmp_path / "out") == before
 
@@ -162,10 +162,10 @@ def test_a_file_longer_than_its_clip_has_no_more_rows(pipeline, tmp_path):
         assert np.array_equal(embedding, expected[:rows])
 
 
-def test_a_clip_without_a_row_is_left_out(exported, small_model_folder, tmp_path):
+def test_a_clip_without_a_row_fails(exported, small_model_folder, tmp_path):
     pipeline = VGGishPipeline.from_pretrained(small_model_folder, padding="none")
     done = embed_clips(exported, pipeline, tmp_path / "out")["eval"]
-    assert done.left_out == [(IDS[3], "it is shorter than one example")]
+    assert done.left_out == [(IDS[3], "shorter than one example")]
     assert records(tmp_path / "out").keys() == {IDS[0], IDS[1]}
 
 
@@ -196,8 +196,8 @@ def test_the_pipeline_must_embed_as_the_release_does(exported, small_model_folde
     dense = VGGishPipeline.from_pretrained(small_model_folder, example_hop_seconds=0.48)
     for pipeline, message in (
         (plain, "Expected a model with a post-processor"),
-        (narrow, r"Expected a model of 128 dimensions, .*; got 16, each 0\.96 s"),
-        (dense, r"an example each 0\.96 s, .*; got 128, each 0\.48 s"),
+        (narrow, r"Expected a model of 128 dimensions .*; got 16, each 0\.96 s"),
+        (dense, r"with an example per 0\.96 s, .*; got 128, each 0\.48 s"),
     ):
         with pytest.raises(ValueError, match=message):
             embed_clips(exported, pipeline, tmp_path / "out")

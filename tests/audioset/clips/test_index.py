@@ -58,7 +58,7 @@ def test_a_file_of_other_times_takes_no_place(tmp_path):
     assert index.left_out == [LeftOut(video_id, MISSING) for video_id in IDS[1:]]
 
 
-def test_a_damaged_archive_is_told_and_the_rest_read(tmp_path):
+def test_a_damaged_archive_fails_and_the_rest_is_read(tmp_path):
     path = write_tar(tmp_path / "a.tar", {f"{i}.wav": b"x" * 600 for i in IDS[:2]})
     path.write_bytes(path.read_bytes()[:1536])
     (tmp_path / "b.parquet").write_bytes(b"no table")
@@ -72,10 +72,10 @@ def test_a_damaged_archive_is_told_and_the_rest_read(tmp_path):
 
 def test_a_source_without_clips_is_refused(tmp_path):
     write_folder(tmp_path, {"song.wav": b"x"})
-    with pytest.raises(ValueError, match=f"named for their ids such as {IDS[0]}, .*there are none"):
+    with pytest.raises(ValueError, match=f"named for the clips' ids, such as {IDS[0]}, "):
         index_of(tmp_path)
     (tmp_path / "x.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"there are none; .*x\.parquet' cannot be read"):
+    with pytest.raises(ValueError, match=r"No files found .*; .*x\.parquet' cannot be read"):
         index_of(tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_the_digest_changes_with_what_decides(tmp_path):
     assert digest not in others
 
 
-def test_left_out_is_read_as_written(tmp_path):
+def test_failed_clips_are_read_as_written(tmp_path):
     entries = [LeftOut("-_aaaaaaa_1", 'a "reason", with\nlines'), LeftOut("", "ünï")]
     write_left_out(tmp_path / "x.csv", entries)
     assert read_left_out(tmp_path / "x.csv") == entries
@@ -119,9 +119,7 @@ def test_what_matches_nothing_is_counted_and_listed(tmp_path):
     assert str(index.unmatched).endswith("/09.wav and 2 more")
     assert index.skipped == [(f"{tmp_path}/x/.hidden.wav", "a hidden file")]
     (tmp_path / "x" / f"{IDS[0]}.wav").unlink()
-    with pytest.raises(
-        ValueError, match=r"there are none; skipped: .*hidden\.wav: a hidden file; 12"
-    ):
+    with pytest.raises(ValueError, match=r"; skipped: .*hidden\.wav: a hidden file; 12"):
         index_of(tmp_path / "x")
 
 
@@ -136,7 +134,7 @@ def test_several_inputs_and_a_zip(tmp_path):
         index_clips(SEGMENTS, [tmp_path / "y.zip", "nowhere"])
 
 
-def test_clips_behind_a_url():
+def test_clips_of_a_url():
     with FileServer({f"x/{IDS[0]}_30.wav": b"x", "x/%5Bddddddddddd%5D.wav": b"y"}) as server:
         index = index_clips(SEGMENTS, f"{server.url}/x/")
         assert [file.load() for file in index.files][-1] == b"x"

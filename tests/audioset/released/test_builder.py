@@ -141,14 +141,14 @@ def test_a_damaged_record_is_named(damaged, tmp_path):
         list(builder.as_streaming_dataset(split="bal_train"))
 
 
-def test_a_damaged_record_is_left_out_and_said_so(damaged, tmp_path):
+def test_a_damaged_record_is_skipped_with_a_warning(damaged, tmp_path):
     builder = AudioSetEmbeddings(damaged, errors="skip", cache_dir=tmp_path / "cache")
     expected = rows_of("bal_train")
     del expected[4 + 2]
-    with pytest.warns(UserWarning, match=r"b9\.tfrecord: left out 1 damaged record"):
+    with pytest.warns(UserWarning, match=r"b9\.tfrecord: skipped 1 damaged record"):
         builder.download_and_prepare()
     assert list(builder.as_dataset(split="bal_train")) == expected
-    with pytest.warns(UserWarning, match=r"b9\.tfrecord: left out 1 damaged record"):
+    with pytest.warns(UserWarning, match=r"b9\.tfrecord: skipped 1 damaged record"):
         assert list(builder.as_streaming_dataset(split="bal_train")) == expected
 
 

@@ -162,7 +162,7 @@ def flip(folder):
     os.utime(path, (0, 0))
 
 
-def test_a_later_run_goes_on(damaged, tmp_path):
+def test_a_later_run_resumes(damaged, tmp_path):
     folder = tmp_path / "audioset"
     with pytest.raises(RecordError, match=r"b9\.tfrecord, byte 0: "):
         export_embeddings(damaged, folder, file_bytes=0)
@@ -176,7 +176,7 @@ def test_a_later_run_goes_on(damaged, tmp_path):
     assert content(folder) == content(tmp_path / "at once")
 
 
-def test_what_was_left_out_is_remembered(damaged, tmp_path):
+def test_skipped_records_are_remembered(damaged, tmp_path):
     folder = tmp_path / "audioset"
     expected = {"bal_train": ExportedSplit(14, 3, {str(damaged / "b9.tfrecord"): 1})}
     assert export_embeddings(damaged, folder, errors="skip", file_bytes=0) == expected
@@ -197,7 +197,7 @@ def test_other_sources_and_options_do_not_mix(damaged, tmp_path, source, options
     folder = tmp_path / "audioset"
     export_embeddings(RELEASED / "bal_train", folder)
     before = content(folder)
-    with pytest.raises(ValueError, match="same source and options"):
+    with pytest.raises(ValueError, match="another source or other options"):
         export_embeddings(damaged if source == "b" else source, folder, **options)
     assert content(folder) == before
 

@@ -58,7 +58,7 @@ def test_a_checkpoint_may_be_renamed(tmp_path: Path) -> None:
 def test_a_missing_index(prefix: Path) -> None:
     prefix.with_name("model.index").unlink()
     assert not is_checkpoint(data_file(prefix))
-    with pytest.raises(CheckpointError, match=r"its index model\.index is missing; put it beside"):
+    with pytest.raises(CheckpointError, match=r"its index model\.index is missing; put it next to"):
         read_checkpoint(data_file(prefix))
 
 
@@ -72,7 +72,7 @@ def test_an_index_of_another_name(prefix: Path) -> None:
 
 def test_a_missing_data_file(prefix: Path) -> None:
     data_file(prefix).unlink()
-    with pytest.raises(CheckpointError, match=r"data-00000-of-00001: is missing; put it beside"):
+    with pytest.raises(CheckpointError, match=r"data-00000-of-00001: missing; put it next to"):
         read_checkpoint(prefix)
 
 
@@ -107,7 +107,7 @@ def test_a_data_file_cut_off_after_the_listing(prefix: Path) -> None:
         (HEADER + encode_field(3, encode_field(2, 2)), "needs a reader of version 2"),
         (encode_field(1, -1), "data file 0 of -1"),
         (HEADER + encode_field(9, bytes(METADATA_LIMIT)), "at most 1048576 are read"),
-        (encode_field(1, 1 << 40), "data-00000-of-1099511627776: is missing"),
+        (encode_field(1, 1 << 40), "data-00000-of-1099511627776: missing"),
     ],
 )
 def test_a_header_that_is_refused(prefix: Path, header: bytes, match: str) -> None:

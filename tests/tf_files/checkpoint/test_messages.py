@@ -114,9 +114,9 @@ def test_fields_are_of_the_kind_that_is_expected() -> None:
     assert get_int(message, 9, default=7) == 7
     assert get_message(message, 2) == b"bytes"
     assert get_message(message, 9) == b""
-    with pytest.raises(WireFormatError, match="a number where 5 bytes stand"):
+    with pytest.raises(WireFormatError, match="a number, found 5 bytes"):
         get_int(message, 2)
-    with pytest.raises(WireFormatError, match="a message where the number"):
+    with pytest.raises(WireFormatError, match="a message, found the number"):
         get_message(message, 1)
 
 

@@ -187,13 +187,13 @@ def test_other_files_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vggish_model.ckpt"
     path.write_bytes(content)
     assert not is_checkpoint(path)
-    assert_refused(path, "is no TensorFlow checkpoint")
+    assert_refused(path, "not a TensorFlow checkpoint")
 
 
 def test_what_is_not_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert not is_checkpoint(tmp_path)
     assert not is_checkpoint(tmp_path / "absent")
-    assert_refused(tmp_path, "is no TensorFlow checkpoint")
+    assert_refused(tmp_path, "not a TensorFlow checkpoint")
     with pytest.raises(FileNotFoundError, match="absent"):
         read_checkpoint(tmp_path / "absent")
 
@@ -224,9 +224,9 @@ THREE = encode_shape((3,))
         ({"name": 5}, "expected a message"),
         ({"dtype": b"float"}, "expected a number"),
         ({"dtype": 3, "values": encode_field(7, b"\x80")}, "'x': .*ends inside a number"),
-        ({"values": b"\x2a\x05"}, "'x': .*claims 5 bytes where 0 are left"),
+        ({"values": b"\x2a\x05"}, "'x': .*claims 5 bytes, only 0 remain"),
         ({"meta": encode_field(2, encode_field(2, 2))}, "needs a reader of version 2"),
-        ({"meta": encode_field(1, encode_field(1, b"x"))}, "'x' stands in it twice"),
+        ({"meta": encode_field(1, encode_field(1, b"x"))}, "it has 'x' twice"),
         ({"meta": encode_field(3, bytes(METADATA_LIMIT))}, "at most 1048576 are read"),
     ],
 )
@@ -241,7 +241,7 @@ def test_values_of_another_variable(tmp_path: Path) -> None:
     x, y = (part_key(name, (WHOLE,)) for name in ("x", "y"))
     entries[x], entries[y] = entries[y], entries[x]
     write_table(path, entries)
-    assert_refused(path, r"in the place of the part \(\(0, -1\),\) .* is \('y', ")
+    assert_refused(path, r"expected the part \(\(0, -1\),\) .* found \('y', ")
 
 
 def damage(generator: random.Random, content: bytes) -> bytes:

@@ -65,7 +65,7 @@ def test_what_lacks_the_footer_is_no_table(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(size))
     assert not is_sorted_table(path)
-    with pytest.raises(CheckpointError, match="is no TensorFlow checkpoint"):
+    with pytest.raises(CheckpointError, match="not a TensorFlow checkpoint"):
         SortedTable(path)
 
 
@@ -117,9 +117,7 @@ def test_compressed_blocks_are_refused_by_name(tmp_path: Path) -> None:
         [(0, 1 << 63)],
     ],
 )
-def test_blocks_that_do_not_stand_one_behind_the_other(
-    tmp_path: Path, handles: list[tuple[int, int]]
-) -> None:
+def test_blocks_that_are_not_consecutive(tmp_path: Path, handles: list[tuple[int, int]]) -> None:
     index = [
         (bytes([n]), encode_varint(at) + encode_varint(size))
         for n, (at, size) in enumerate(handles)
@@ -134,15 +132,18 @@ def test_blocks_that_do_not_stand_one_behind_the_other(
     [
         (b"", "0 restarts do not fit into its 0 bytes"),
         (block((0, b"a", b""), restarts=(0,) * 9)[-8:], "9 restarts do not fit into its 8 bytes"),
-        (block((0, b"a", b"1"), (0, b"b", b"2"), restarts=(0, 3)), "restart 1 is the start of no"),
-        (block((0, b"a", b"1"), restarts=(0, 100)), "restart 1 is the start of no entry"),
+        (
+            block((0, b"a", b"1"), (0, b"b", b"2"), restarts=(0, 3)),
+            "restart 1 is not the start of an",
+        ),
+        (block((0, b"a", b"1"), restarts=(0, 100)), "restart 1 is not the start of an entry"),
         (block((0, b"a", b"1"), (1, b"b", b"2"), restarts=(0, 5)), "entry 5 repeats 1 bytes"),
         (block((1, b"a", b"1")), "entry 0 repeats 1 bytes of a shorter key"),
         (block((0, b"a", b"1"), (2, b"b", b"2")), "entry 5 repeats 2 bytes of a shorter key"),
         (block((0, b"b", b"1"), (0, b"a", b"2")), "entry 5 is out of order"),
         (block((0, b"a", b"1"), (0, b"a", b"2")), "entry 5 is out of order"),
-        (b"\0\x7f\0" + block((0, b"a", b"1")), "claims 127 and 0 bytes where 5 are left"),
-        (b"\0\0\x7f" + block((0, b"a", b"1")), "claims 0 and 127 bytes where 5 are left"),
+        (b"\0\x7f\0" + block((0, b"a", b"1")), "claims 127 and 0 bytes, only 5 remain"),
+        (b"\0\0\x7f" + block((0, b"a", b"1")), "claims 0 and 127 bytes, only 5 remain"),
         (b"\x80" * 11 + block(), "more than ten bytes"),
         (b"\0" + block(), "ends inside a number"),
         (

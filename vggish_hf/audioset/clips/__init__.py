@@ -1,1 +1,1 @@
-"""AudioSet's clips as people hold them: audio files, archives and tables."""
+"""AudioSet's clips in audio files, archives and tables."""

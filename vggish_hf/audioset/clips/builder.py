@@ -1,7 +1,7 @@
 """AudioSet's clips, from a segments CSV and audio files, as a `datasets` builder.
 
-The builder stands alone in its module: to stream from the Hub, `datasets` replaces `open`,
-`os.path` and `Path` in the module of every builder.
+The builder has its own module because `datasets` replaces `open`, `os.path` and `Path` in a
+builder's module to stream from the Hub.
 """
 
 import os
@@ -28,29 +28,29 @@ from vggish_hf.audioset.segments import read_segments, split_of
 class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
     """Builder of AudioSet's clips with their audio.
 
-    It does all that builders do: `download_and_prepare(num_proc=...)`, `as_dataset()`,
+    It has the methods of all builders: `download_and_prepare(num_proc=...)`, `as_dataset()`,
     `as_streaming_dataset()`. The columns are those of `Segment`, `labels` as `ClassLabel`, and
-    `audio`, a `datasets.Audio`: nothing is decoded until it is asked for, and then by torchcodec;
-    `AudioSetClipsDataset` decodes without it too.
+    `audio`, a `datasets.Audio`, which torchcodec decodes on access; `AudioSetClipsDataset` does not
+    need torchcodec.
 
-    Every clip is decoded once while it is prepared, and cut out where its file is the whole video
-    (see `vggish_hf.audioset.clips.cutting`). Files of clips alone stay where they are.
+    Preparation decodes every clip once, and cuts it out if its file is the whole video (see
+    `vggish_hf.audioset.clips.cutting`). Files with one clip stay in place.
 
     Args:
         segments: The CSV, see `read_segments`.
         audio: Audio files, folders of them, archives, Parquet files with `video_id` and `audio`,
-            and what else `find_clips` takes; see `vggish_hf.audioset.clips.names` for their names.
-        split: Name of the split; without it, what the CSV's name says.
-        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
+            and other inputs of `find_clips`; see `vggish_hf.audioset.clips.names` for their names.
+        split: Name of the split; the default is from the CSV's name.
+        cache_dir: Folder for prepared data, instead of the Hub's cache.
 
     Attributes:
-        left_out: The clips of the CSV that are missing; once `download_and_prepare` has ended, also
-            those that cannot be decoded. It warns of them.
-        unmatched: How many audio files are named for none of the clips, and the first ten.
+        left_out: The failed clips: those without a file; after `download_and_prepare` also those
+            that cannot be decoded, with a warning.
+        unmatched: The number of audio files whose names match no clip, and the first ten.
 
     Raises:
-        FileNotFoundError: There is no such CSV, file or folder.
-        ValueError: The CSV is laid out otherwise, or none of its clips is there.
+        FileNotFoundError: The CSV, a file or a folder does not exist.
+        ValueError: The CSV has another layout, or no file matches its clips.
 
     Example:
         >>> builder = AudioSetClips("eval_segments.csv", "audio/")  # doctest: +SKIP
@@ -59,7 +59,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
         Audio(sampling_rate=None, decode=True, num_channels=None, stream_index=None)
     """
 
-    VERSION = "1.0.0"  # of the columns: another one, and what the cache holds is made anew
+    VERSION = "1.0.0"  # of the columns; a new one makes the cached data anew
     DEFAULT_WRITER_BATCH_SIZE = 64
 
     def __init__(
@@ -74,11 +74,11 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
         self._index = index_clips(read_segments(segments), audio)
         self.left_out = list(self._index.left_out)
         self.unmatched = self._index.unmatched
-        self._notes: str | None = None  # folder for what processes leave out
+        self._notes: str | None = None  # folder for the processes' lists of failed clips
         super().__init__(
             cache_dir=cache_dir,
             dataset_name="audioset_clips",
-            # The name of the cache's folder: what has changed is prepared anew.
+            # The name of the cache's folder, so that changed data are prepared anew.
             hash=self._index.digest(),
             data_dir=str(audio) if isinstance(audio, (str, os.PathLike)) else None,
             config_name=self._split,
@@ -88,7 +88,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
         return datasets.DatasetInfo(features=clip_features())
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
-        """Say what the split is made of, for `datasets`, which divides the list among processes."""
+        """List the split's sources; `datasets` divides the list among processes."""
         sources = list(range(len(self._index.sources)))
         return [datasets.SplitGenerator(self._split, gen_kwargs={"sources": sources})]
 
@@ -102,7 +102,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
             write_left_out(f"{self._notes}/{sources[0]}.csv", left_out)
 
     def download_and_prepare(self, *args: Any, **options: Any) -> None:
-        """Prepare the data, as all builders do; see `left_out` for what is not among them."""
+        """Prepare the data, as all builders do; see `left_out` for failed clips."""
         with tempfile.TemporaryDirectory() as notes:
             self._notes = notes
             try:
@@ -114,7 +114,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
                 for name in sorted(os.listdir(notes))
                 for entry in read_left_out(f"{notes}/{name}")
             ]
-        # Beside the data, for whoever finds them in the cache.
+        # Next to the cached data, for later users of the cache.
         path = f"{self._output_dir}/left_out.csv"
         if os.path.exists(path):
             self.left_out = read_left_out(path)
@@ -126,7 +126,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
     def _warn(self, left_out: list[LeftOut]) -> None:
         if left_out:
             warnings.warn(
-                f"{self._split}: {len(left_out)} clips are left out, `left_out` of the builder "
+                f"{self._split}: {len(left_out)} clips failed, `left_out` of the builder "
                 f"lists them; the first is {left_out[0]}"
                 + (f"; {self.unmatched}" if self.unmatched.count else ""),
                 stacklevel=3,

@@ -1,12 +1,12 @@
-"""Tell files that hold a clip alone from whole videos, and cut the clip out of these.
+"""Distinguish files with one clip from whole videos, and cut clips out of videos.
 
 The rule, for a clip of `start` to `end` and a file of `length` seconds:
 
-- A file that is named for the clip's times holds the clip alone.
+- A file that is named for the clip's times holds only the clip.
 - So does one with `length <= end - start + 1`.
-- Any other one is the whole video if `length >= end - 1` (of a clip shorter than two seconds, half
-  must be there), and the part from `start` to `end` is cut out of it.
-- Else it is neither, and is refused.
+- Any other one is the whole video if `length >= end - 1` (it must have half of a clip shorter than
+  two seconds), and `start` to `end` is cut out of it.
+- Any other file fails.
 """
 
 import io
@@ -40,11 +40,11 @@ from vggish_hf.audioset.clips.names import ClipError
 from vggish_hf.audioset.segments import Segment
 from vggish_hf.inputs import MAX_CLIP_BYTES
 
-#: Seconds by which a file may differ from the clip, or from the whole video up to the clip's end.
+#: Allowed difference in seconds from the clip, or from the whole video up to the clip's end.
 MARGIN = 1.0
 
-# What a cut is encoded as, by what libsndfile calls the samples that it is cut from; and the type
-# that carries these without loss. Other ones, those of lossy codecs among them, decode to float32.
+# The encoding of a cut, by libsndfile's name of the file's samples; and the type that carries them
+# without loss. Others, such as lossy codecs, decode to float32.
 _LOSSLESS = {
     "PCM_S8": ("FLAC", "PCM_S8", "int32"),
     "PCM_U8": ("FLAC", "PCM_S8", "int32"),
@@ -54,7 +54,7 @@ _LOSSLESS = {
     "DOUBLE": ("WAV", "DOUBLE", "float64"),
 }
 _FLOAT = ("WAV", "FLOAT", "float32")
-# The endings of audio files, by what they begin with.
+# The endings of audio files, by their first bytes.
 _CONTENTS = {
     ".wav": rb"RIFF....WAVE|RF64....WAVE",
     ".flac": rb"fLaC",
@@ -71,12 +71,12 @@ _MAX_BLOCK_VALUES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip, ready to be stored.
+    """A clip, ready to store.
 
     Args:
-        segment: What it is.
+        segment: Its line of the CSV.
         name: Name of a file of its format.
-        content: The file, which holds the clip alone: its path, or what it holds.
+        content: The file of this clip only: its path, or its bytes.
     """
 
     segment: Segment
@@ -87,20 +87,18 @@ class Clip:
 def read_clips(
     files: Iterable[ClipFile], *, in_memory: bool, verify: bool = True, num_workers: int = 2
 ) -> Iterator[Clip | LeftOut]:
-    """Read clips, decode each of them to its end, and cut them out of whole videos.
+    """Read clips, decode each to its end, and cut them out of whole videos.
 
-    Files are decoded in processes of their own. A clip is cut in this one, out of what such a
-    process has decoded before.
+    Separate processes decode the files. This one cuts clips out of what they have decoded before.
 
     Args:
-        files: The clips' files; read `num_workers` ahead.
-        in_memory: Whether every clip's content is read, or that of a file of its own left where it
-            is.
-        verify: Whether files are decoded that hold a clip alone by their name.
-        num_workers: How many are decoded at once.
+        files: The clips' files; `num_workers` are read ahead.
+        in_memory: Whether to read every clip's content, or to leave files of one clip in place.
+        verify: Whether to decode files too whose name says that they hold only the clip.
+        num_workers: Files decoded at once.
 
     Yields:
-        The clips in the order of their files, and in place of one that cannot be used, why.
+        The clips in the order of their files, or the reason of a failed one.
     """
     loaded = ((file, _load(file)) for file in files)
     with IsolatedDecoders() as decoders:
@@ -147,7 +145,7 @@ def _prepare(
 
 
 def _with_ending(name: str, content: bytes) -> str:
-    """Add the ending to a name that lacks it, as those of a table's rows do."""
+    """Add the ending to a name that lacks it, such as that of a table's row."""
     if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS:
         return name
     for ending, start in _CONTENTS.items():
@@ -163,23 +161,23 @@ def cut_clip(
     is_cut: bool = False,
     decode: Decoder = open_audio,
 ) -> bytes | None:
-    """Cut a clip out of a file, unless the file holds it alone.
+    """Cut a clip out of a file, unless the file holds only the clip.
 
-    Every sample of the clip is decoded, so that what returns is known to be whole.
+    Every sample of the clip is decoded, so the result is known to be complete.
 
     Args:
-        content: The file's path, or what it holds.
+        content: The file's path, or its bytes.
         segment: The clip.
-        is_cut: Whether the file's name says that it holds the clip alone.
+        is_cut: Whether the file's name says that it holds only the clip.
         decode: Opens the file.
 
     Returns:
-        None where the file holds the clip alone. Else the clip as FLAC, for integers of up to 24
-        bits, or WAV, with all channels, and samples equal to the file's.
+        None if the file holds only the clip. Else the clip with all channels and the same samples,
+        as FLAC for integers of up to 24 bits, else as WAV.
 
     Raises:
         AudioError: The file cannot be decoded.
-        ClipError: It is neither the clip nor the whole video.
+        ClipError: It is neither the clip nor its video.
     """
     stream = decode(content)
     rate = stream.sampling_rate
@@ -192,7 +190,7 @@ def cut_clip(
     if samples <= longest:
         return None
     try:
-        # In soundfile's own class each read of MP3 disturbs the next.
+        # With soundfile's own class each read of MP3 disturbs the next.
         sound = SequentialSoundFile(
             EncodedContent(content) if isinstance(content, bytes) else content
         )
@@ -228,7 +226,7 @@ def _cut_with_soundfile(sound: soundfile.SoundFile, segment: Segment) -> bytes:
 
 
 def _read(sound: soundfile.SoundFile, samples: int, dtype: str) -> Iterator[NDArray[np.generic]]:
-    """Read so many samples in blocks, or as many as there are."""
+    """Read at most so many samples in blocks."""
     length = max(_MAX_BLOCK_VALUES // sound.channels, 1)
     while samples > 0 and len(block := sound.read(min(samples, length), dtype, always_2d=True)):
         samples -= len(block)
@@ -242,7 +240,7 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     nothing = decoder.get_samples_played_in_range(0, 0)
     samples, rate = nothing.data, nothing.sample_rate
     _check_size(int(segment.duration * rate) * len(samples) * samples.itemsize)
-    # It says by an error that the range lies after the end.
+    # It raises if the range lies after the end.
     with suppress(RuntimeError):
         samples = decoder.get_samples_played_in_range(
             segment.start_time_seconds, segment.end_time_seconds
@@ -266,7 +264,7 @@ def _check_size(size: int) -> None:
 
 
 def _check_whole(seconds: float, segment: Segment) -> None:
-    """Refuse a file that ends so early that only `seconds` of the clip could be cut out."""
+    """Refuse a file that ends too early: it has only `seconds` of the clip."""
     if seconds < segment.duration - min(MARGIN, segment.duration / 2):
         raise ClipError(
             f"the file is longer than the clip, {segment.duration:g} s, and is not the whole video "

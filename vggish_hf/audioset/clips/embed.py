@@ -1,4 +1,4 @@
-"""Embeddings of AudioSet's clips in the format of the release, to stand beside it."""
+"""Embeddings of AudioSet's clips in the format of the release."""
 
 import os
 import re
@@ -37,10 +37,10 @@ from vggish_hf.pipeline import VGGishPipeline
 _ABOUT = """\
 ## Embeddings
 
-A row a clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the 527
-classes of AudioSet, whose names the features hold) and `embedding`: 128 uint8 for each 0.96 s,
+One row per clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the
+527 classes of AudioSet, whose names the features hold) and `embedding`: 128 uint8 for each 0.96 s,
 VGGish embeddings, PCA-whitened, clipped to [-2, 2] and quantised; `q * 4 / 255 + 4 / 512 - 2`
-undoes that. Made from audio by vggish-hf; the metadata of each file say with which weights.
+undoes that. Made from audio by vggish-hf; the metadata of each file name the weights.
 """
 _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 
@@ -56,34 +56,32 @@ def embed_clips(
     num_workers: int = 2,
     file_clips: int = 2048,
 ) -> dict[str, ClipSplit]:
-    """Embed clips, a row for each 0.96 s, quantised to uint8, and write them twice.
+    """Embed clips, one row per 0.96 s, quantised to uint8, and write them twice.
 
-    - Parquet files and a card, as configuration `embeddings`; what an earlier run has written of
-      these is not made again.
-    - TFRecord files `{split}/XX.tfrecord`, made of the former; see
+    - Parquet files and a card, as configuration `embeddings`; those of an earlier run are skipped.
+    - TFRecord files `{split}/XX.tfrecord`, made from the Parquet files; see
       `vggish_hf.audioset.released.files`.
 
-    A clip of ten seconds has ten rows. A file that is longer than its clip gives no more rows than
-    the clip's length does.
+    A clip of ten seconds has ten rows; a file longer than its clip does not give more.
 
     Args:
-        clips: The folder that `export_clips` wrote; or, with `segments`, the audio: what
-            `find_clips` takes, one input or several.
-        pipeline: What embeds them.
-        folder: The folder to write to, made if need be.
-        segments: The CSV, where `clips` is audio; see `AudioSetClips`.
-        split: Name of the split; without it, all of `clips`, or what the CSV's name says.
+        clips: The folder that `export_clips` wrote; or, with `segments`, the audio: one or several
+            inputs of `find_clips`.
+        pipeline: Embeds them.
+        folder: The folder to write to, created if needed.
+        segments: The CSV, if `clips` is audio; see `AudioSetClips`.
+        split: Name of the split; the default is all of `clips`, or from the CSV's name.
         batch_size: Examples that the network takes at once.
-        num_workers: Clips that are decoded at once.
-        file_clips: How many clips make up one Parquet file, which is what an interruption costs.
+        num_workers: Clips decoded at once.
+        file_clips: Clips per Parquet file; an interruption loses at most one file.
 
     Returns:
         The splits, by name.
 
     Raises:
-        FileNotFoundError: There is no such folder, file or CSV.
-        ValueError: There is no such split or none of its clips; the pipeline does not embed as the
-            release does; or the folder has files that were made from something else.
+        FileNotFoundError: A folder, a file or the CSV does not exist.
+        ValueError: The split or all of its clips are missing; the pipeline does not embed like the
+            release; or the folder has files from another source or other options.
     """
     _check_pipeline(pipeline)
     if segments is not None:
@@ -93,7 +91,7 @@ def embed_clips(
         folders = [clips] if isinstance(clips, (str, os.PathLike)) else list(clips)
         if len(folders) != 1:
             raise ValueError(
-                f"Expected one folder that `export-clips` wrote, got {len(folders)} inputs; audio "
+                f"Expected one folder of `export-clips`, got {len(folders)} inputs; audio "
                 "files need the segments CSV: pass `segments`"
             )
         indices = find_exported(Path(folders[0]))
@@ -135,7 +133,7 @@ def find_exported(folder: Path) -> dict[str, ClipIndex]:
         The clips by split.
 
     Raises:
-        ValueError: There are none, or a file has other columns or values.
+        ValueError: None are found, or a file has other columns or values.
     """
     paths: dict[str, list[Path]] = {}
     for path in sorted((folder / CLIPS).glob("*.parquet")):
@@ -144,7 +142,7 @@ def find_exported(folder: Path) -> dict[str, ClipIndex]:
             paths.setdefault(match["split"], []).append(path)
     if not paths:
         raise ValueError(
-            f"Expected a folder that `export-clips` wrote, {str(folder)!r} has no "
+            f"Expected a folder of `export-clips`, but {str(folder)!r} has no "
             f"{CLIPS}/SPLIT-*.parquet; audio files need the segments CSV: pass `segments`"
         )
     indices = {}
@@ -153,14 +151,14 @@ def find_exported(folder: Path) -> dict[str, ClipIndex]:
         segments = {
             video_id: segment for rows in read.values() for video_id, segment in rows.items()
         }
-        # A part of which all clips failed has no row, and so no audio.
+        # A file whose clips all failed has no row, and so no audio.
         filled = [path for path, rows in read.items() if rows]
         indices[split] = index_clips(segments, filled, are_cut=True)
     return indices
 
 
 def _read_segments(path: Path) -> dict[str, Segment]:
-    """Read the columns of an exported file that are no audio."""
+    """Read the columns of an exported file except the audio."""
     names = [field.name for field in fields(Segment)]
     classes = len(AudioSetLabels())
     segments = {}
@@ -181,8 +179,8 @@ def _read_rows(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
         found = table.schema_arrow.names
         if missing := [name for name in [*names, "audio"] if name not in found]:
             raise ValueError(
-                f"Expected the columns {', '.join([*names, 'audio'])}; there is no "
-                f"{', '.join(missing)} among {', '.join(found)}"
+                f"Expected the columns {', '.join([*names, 'audio'])}; missing: "
+                f"{', '.join(missing)}; found: {', '.join(found)}"
             )
         for batch in read_batches(str(path), table, names, file_bytes):
             yield from batch.to_pylist()
@@ -194,8 +192,8 @@ def _check_pipeline(pipeline: VGGishPipeline) -> None:
     size = pipeline.model.config.embedding_size
     if hop != released or size != EMBEDDING_SIZE:
         raise ValueError(
-            f"Expected a model of {EMBEDDING_SIZE} dimensions, an example each {released} s, as "
-            f"the release has them; got {size}, each {hop} s"
+            f"Expected a model of {EMBEDDING_SIZE} dimensions with an example per {released} s, "
+            f"like the release; got {size}, each {hop} s"
         )
     if pipeline.model.postprocessor is None:
         raise ValueError(
@@ -211,7 +209,7 @@ def _embed(
     batch_size: int,
     num_workers: int,
 ) -> Iterator[AudioSetRecord]:
-    waiting: dict[int, Segment] = {}  # those that are with the pipeline, by position
+    waiting: dict[int, Segment] = {}  # those inside the pipeline, by position
     positions = count()
 
     def contents() -> Iterator[AudioSource]:
@@ -248,4 +246,4 @@ def _embed(
                 rows,
             )
         else:
-            left_out.append(LeftOut(segment.video_id, "it is shorter than one example"))
+            left_out.append(LeftOut(segment.video_id, "shorter than one example"))

@@ -17,12 +17,12 @@ CONFIG = "clips"
 _ABOUT = """\
 ## Clips
 
-A row a clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the 527
-classes of AudioSet, whose names the features hold) and `audio`: files as they were, or, where the
-clip had to be cut out of its video, FLAC or WAV without loss.
+One row per clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the
+527 classes of AudioSet, whose names the features hold) and `audio`: the original
+files, or clips cut out of their videos, as FLAC or WAV without loss.
 
 AudioSet's segments and labels are licensed under CC BY 4.0:
-https://research.google.com/audioset/download.html. The audio belongs to those who uploaded it.
+https://research.google.com/audioset/download.html. The audio belongs to its uploaders.
 """
 
 
@@ -37,21 +37,21 @@ def export_clips(
 ) -> ClipSplit:
     """Write clips as Parquet, with a card that lists them as configuration `clips`.
 
-    Each Parquet file appears when it is whole; what an earlier run has written is not made again.
-    Splits and configurations that other exports wrote into the folder stay.
+    Each Parquet file appears only when it is complete; files of an earlier run are skipped. Splits
+    and configurations of other exports in the folder stay.
 
     Args:
         segments: The CSV; see `AudioSetClips`.
         audio: The files; see `AudioSetClips`.
-        folder: The folder to write to, made if need be.
-        split: Name of the split; without it, what the CSV's name says.
-        file_clips: How many clips make up one Parquet file.
-        num_workers: How many clips are decoded at once.
+        folder: The folder to write to, created if needed.
+        split: Name of the split; the default is from the CSV's name.
+        file_clips: Clips per Parquet file.
+        num_workers: Clips decoded at once.
 
     Raises:
-        FileNotFoundError: There is no such CSV, file or folder.
-        ValueError: The CSV is laid out otherwise, or none of its clips is there; or the folder has
-            files that were made from something else.
+        FileNotFoundError: The CSV, a file or a folder does not exist.
+        ValueError: The CSV has another layout, or no file matches its clips; or the folder has
+            files from another source or other options.
 
     Example:
         >>> export_clips("eval_segments.csv", "audio/", "audioset/")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Which of a CSV's clips are there, found by their names before any of them is read."""
+"""Find files of a CSV's clips by their names, before reading any of them."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ from vggish_hf.inputs.addresses import is_url, is_web_url
 from vggish_hf.inputs.search import is_glob
 from vggish_hf.inputs.stores import describe_version
 
-#: What `find_clips` takes.
+#: Inputs of `find_clips`.
 AudioInputs: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 _SHOWN = 10
@@ -27,7 +27,7 @@ class LeftOut(NamedTuple):
     """A clip, or an archive, that failed."""
 
     video_id: str
-    """The clip's; empty for an archive."""
+    """The clip's video id; empty for an archive."""
     reason: str
     """Why."""
 
@@ -37,9 +37,9 @@ class ClipFile:
     """A file that is named for a clip.
 
     Args:
-        clip: Where it is.
+        clip: Its place.
         segment: The clip.
-        is_cut: Whether the name says that the file holds the segment alone.
+        is_cut: Whether the name says that the file holds only the segment.
     """
 
     clip: Clip
@@ -48,13 +48,13 @@ class ClipFile:
 
     @property
     def name(self) -> str:
-        """The file's name, without its folder; of a row in a table its id."""
+        """The file's name, without its folder; the id of a table's row."""
         return _file_name(self.clip)
 
     def load(self) -> Path | bytes:
-        """Return the file's path, absolute, or what it holds.
+        """Return the file's absolute path, or its bytes.
 
-        Those of a gzipped archive are best loaded in their order.
+        Load the files of a gzipped archive in their order; others are slow.
 
         Raises:
             ClipError: It cannot be read.
@@ -68,7 +68,7 @@ class ClipFile:
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """Files that are named for none of the clips.
+    """Files whose names match no clip.
 
     Args:
         count: How many there are.
@@ -86,15 +86,14 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True)
 class ClipIndex:
-    """The clips that files and archives hold.
+    """The clips in files and archives.
 
     Args:
-        segments: The clips that were looked for, by video id.
-        files: A file for each clip that is there, in the order of `find_clips`.
-        left_out: The clips of which there is no file, second files of a clip, and what cannot be
-            searched, such as damaged archives.
-        unmatched: The files that are named for none of the clips.
-        skipped: What was skipped, such as links that lead out of a folder, and why.
+        segments: The wanted clips, by video id.
+        files: A file for each clip found, in the order of `find_clips`.
+        left_out: The clips without a file, second files of a clip, and damaged archives.
+        unmatched: The files whose names match no clip.
+        skipped: What was skipped, such as links out of a folder, and why.
     """
 
     segments: Mapping[str, Segment]
@@ -105,22 +104,22 @@ class ClipIndex:
 
     @property
     def num_clips(self) -> int:
-        """How many clips there are, each once."""
+        """The number of distinct clips."""
         return len(self.files)
 
     @property
     def sources(self) -> list[str]:
-        """The paths and URLs of the files and archives that hold clips."""
+        """The paths and URLs of files and archives with clips."""
         return [path for path, _ in groupby(self.files, lambda file: file.clip.path)]
 
     def read(self, sources: Iterable[int] | None = None) -> Iterator[ClipFile]:
-        """Go through the clips' files.
+        """Yield the clips' files.
 
         Args:
-            sources: Positions in `sources`; without it, all.
+            sources: Positions in `sources`; the default is all.
 
         Yields:
-            A file a clip, in the same order every time.
+            One file per clip, always in the same order.
         """
         if sources is None:
             yield from self.files
@@ -130,7 +129,7 @@ class ClipIndex:
             yield from runs[source]
 
     def digest(self) -> str:
-        """Compute a digest of clips and sources, which changes when any of them does."""
+        """Compute a digest of clips and sources; it changes when they do."""
         digest = hashlib.sha256()
         for segment in self.segments.values():
             digest.update(f"{segment}\n".encode())
@@ -146,18 +145,17 @@ def index_clips(
 ) -> ClipIndex:
     """Look for clips by the names of files.
 
-    Of a plain archive the headers are read, of a table the ids alone; a gzipped archive has to be
-    decompressed for it.
+    This reads the headers of a plain archive, the ids of a table, and all of a gzipped archive.
 
     Args:
         segments: The clips, by video id; see `read_segments`.
-        audio: Files, folders, archives and what else `find_clips` takes; of two files of a clip
-            the first is used.
-        are_cut: Whether all files are known to hold their clip alone.
+        audio: Files, folders, archives and other inputs of `find_clips`; the first file of a clip
+            counts.
+        are_cut: Whether all files are known to hold only their clip.
 
     Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: They hold no clip of these.
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: They hold none of the clips.
     """
     inputs = [audio] if isinstance(audio, (str, os.PathLike)) else list(audio)
     for argument in (os.fspath(entry) for entry in inputs):
@@ -187,7 +185,7 @@ def index_clips(
         reasons += [f"skipped: {path}: {reason}" for path, reason in skipped[:_SHOWN]]
         reasons += [str(unmatched)] if count else []
         raise ValueError(
-            f"Expected files of the clips, named for their ids such as {names}; there are none"
+            f"No files found that are named for the clips' ids, such as {names}"
             + "".join(f"; {reason}" for reason in reasons)
         )
     reason = "there is no file of it, or only one that is named for other times"
@@ -204,7 +202,7 @@ def _file_name(clip: Clip) -> str:
 
 
 def write_left_out(path: str | os.PathLike[str], left_out: Iterable[LeftOut]) -> None:
-    """Write a list of clips that were left out, as CSV."""
+    """Write a list of failed clips as CSV."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video_id", "reason"])
@@ -212,6 +210,6 @@ def write_left_out(path: str | os.PathLike[str], left_out: Iterable[LeftOut]) ->
 
 
 def read_left_out(path: str | os.PathLike[str]) -> list[LeftOut]:
-    """Read what `write_left_out` wrote."""
+    """Read a CSV of `write_left_out`."""
     with open(path, encoding="utf-8", newline="") as file:
         return [LeftOut(row["video_id"], row["reason"]) for row in csv.DictReader(file)]

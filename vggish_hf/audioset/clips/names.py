@@ -1,4 +1,4 @@
-"""Which file is which clip, by its name.
+"""Match files to clips by name.
 
 A clip's file is named `ID` or `YID`, by the video's id, or by a title with the id, as yt-dlp writes
 it (`Title [ID]`, `Title-ID`). The clip's times may follow, in seconds or milliseconds: `ID_START`,
@@ -15,31 +15,31 @@ from vggish_hf.audioset.segments import VIDEO_ID, Segment
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _TIMES = rf"[_ .-]{{1,2}}(?P<start>{_NUMBER})(?:m?s)?(?:[_, -]{{1,3}}(?P<end>{_NUMBER})(?:m?s)?)?"
-# Ids may hold what separates them: of several readings the first counts that names a known video.
+# Ids may contain separators: the first reading that gives a known video counts.
 _NAMES = [
     re.compile(rf"{before}(?P<id>{VIDEO_ID}){after}", re.DOTALL)
     for before, ends in (("", ("",)), ("Y", ("",)), (r".*\[", (r"\]",)), (r".*[_ .-]", ("",)))
     for end in ends
     for after in (end, end + _TIMES)
 ]
-# By how much times may differ from the CSV's: names round them, and the release has ends that are
-# a second earlier.
+# Allowed difference from the CSV's times: names round them, and some ends of the release are a
+# second earlier.
 _TIME_TOLERANCE = 1.0
 
 
 class ClipError(ValueError):
-    """A file that cannot be used; the message says why."""
+    """A file that failed; the message says why."""
 
 
 class ClipName(NamedTuple):
-    """What the name of a clip's file says."""
+    """The content of a clip's file name."""
 
     video_id: str
     times: tuple[float, float | None] | None
     """Start of the clip, and its end if the name has it; seconds or milliseconds."""
 
     def fits(self, segment: Segment) -> bool:
-        """Tell whether the times, if there are any, are those of the segment."""
+        """Tell whether the times, if any, are those of the segment."""
         if self.times is None:
             return True
         expected = (segment.start_time_seconds, segment.end_time_seconds)
@@ -55,15 +55,14 @@ class ClipName(NamedTuple):
 def parse_name(name: str, video_ids: Container[str]) -> ClipName | None:
     """Read the name of a clip's file.
 
-    Ids may hold underscores and start with `Y`: of a name's readings, the one that names a known
-    video is taken.
+    Ids may contain underscores and start with `Y`, so the reading that gives a known video counts.
 
     Args:
-        name: Name of the file, with its ending or without, and without its folder.
-        video_ids: The videos that are looked for.
+        name: Name of the file, with or without ending, without its folder.
+        video_ids: The videos to look for.
 
     Returns:
-        What it says; None for any other file.
+        Its content; None for any other file.
 
     Example:
         >>> parse_name("Y_-aE2O5G_E1_30.000_40.000.wav", {"_-aE2O5G_E1"})

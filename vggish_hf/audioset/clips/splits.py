@@ -1,4 +1,4 @@
-"""A split of clips, or of what is made of clips, as Parquet files: in parts, to be resumed."""
+"""A split of clips, or of their embeddings, as Parquet files, resumable."""
 
 import re
 from collections import deque
@@ -25,15 +25,15 @@ MakeTables: TypeAlias = Callable[[Iterator[ClipFile], list[LeftOut]], Iterable[p
 
 @dataclass(frozen=True, slots=True)
 class ClipSplit:
-    """A split that was written.
+    """A written split.
 
     Args:
         clips: How many clips its files hold.
         files: The Parquet files.
-        left_out: The clips that are not among them.
-        report: The CSV that lists these.
-        unmatched: Audio files that are named for none of the clips.
-        skipped: What was skipped in the search for audio files, and why.
+        left_out: The clips that failed.
+        report: The CSV that lists the failed clips.
+        unmatched: Audio files whose names match no clip.
+        skipped: What the search for audio files skipped, and why.
     """
 
     clips: int
@@ -56,23 +56,23 @@ def write_split(
     file_clips: int,
     about: str,
 ) -> ClipSplit:
-    """Make tables of clips, so many clips a file; files that are there already are skipped.
+    """Write tables of clips, `file_clips` a file; existing files are skipped.
 
     Args:
         index: The clips.
-        make_tables: Makes the tables of a file. It is given the clips' files, which it reads to
-            their end, and a list to which it appends the clips that it cannot use.
-        folder: The folder to write to, made if need be.
+        make_tables: Makes the tables of a file. It gets the clips' files, which it reads to their
+            end, and a list, to which it appends the failed clips.
+        folder: The folder to write to, created if needed.
         config: Name of the configuration.
         split: Name of the split.
         schema: Columns and features.
-        made_from: What decides the content besides the clips; JSON values.
-        file_clips: How many clips make up one file, less those that are left out.
+        made_from: The options that decide the content, besides the clips; JSON values.
+        file_clips: Clips per file, including the failed ones.
         about: Markdown for the folder's card.
 
     Raises:
-        ValueError: The split has no proper name, `file_clips` is less than one, or the folder has
-            files that were made from something else.
+        ValueError: The split's name is invalid, `file_clips` is less than one, or the folder has
+            files from another source or other options.
     """
     if re.fullmatch(r"\w+", split) is None:
         raise ValueError(f"Expected a split named by letters, digits and _, got {split!r}")

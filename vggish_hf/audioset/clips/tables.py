@@ -29,13 +29,13 @@ def clip_features() -> datasets.Features:
 
 
 def clip_tables(clips: Iterable[Clip | LeftOut], left_out: list[LeftOut]) -> Iterator[pa.Table]:
-    """Collect clips in tables of a few megabytes, the audio as it is encoded.
+    """Collect clips in tables of a few megabytes, with the audio still encoded.
 
-    `datasets.Audio` would make the same of it, but only where torchcodec is installed.
+    `datasets.Audio` would do the same, but needs torchcodec.
 
     Args:
-        clips: The clips; of those that are paths, the path is stored.
-        left_out: Where those go that cannot be used.
+        clips: The clips; if one is a path, the path is stored.
+        left_out: Receives the failed clips.
     """
     schema = clip_features().arrow_schema
     rows: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""AudioSet's clips as a torch data set: waveforms, whether torchcodec is installed or not."""
+"""AudioSet's clips as a torch data set of waveforms, with or without torchcodec."""
 
 from typing import Any, TypedDict
 
@@ -23,20 +23,18 @@ class AudioClip(TypedDict):
 
 
 class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
-    """AudioSet's clips as waveforms, decoded when they are asked for, with random access.
+    """AudioSet's clips as waveforms, decoded on access, with random access.
 
     Args:
-        dataset: A split that `AudioSetClips` has prepared, or one of what `export_clips` wrote,
-            opened by `datasets.load_dataset`; filtered or shuffled at will.
-        sampling_rate: The rate that all waveforms are brought to, Hz; None to leave each at its
-            own.
-        seconds: The length that they are cut or padded with zeros to, so that they make batches;
-            without it, each keeps its own.
-        isolated: Whether clips are decoded in processes of their own, so that one that breaks a
-            decoder is an error with its name, and no death of a worker: for untrusted audio.
+        dataset: A split from `AudioSetClips`, or from a folder of `export_clips`, opened by
+            `datasets.load_dataset`; it may be filtered or shuffled.
+        sampling_rate: The rate of all waveforms, Hz; None keeps each at its own.
+        seconds: The length to cut or zero-pad to, for batches; None keeps each at its own.
+        isolated: Whether to decode clips in separate processes, for untrusted audio: a clip that
+            crashes a decoder raises an error that names it.
 
     Raises:
-        ValueError: `dataset` has other columns, or is a streaming one.
+        ValueError: `dataset` has other columns, or is streaming.
 
     Shape:
         - `waveform`: `(time,)`, float32, channels averaged
@@ -58,13 +56,13 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
     ) -> None:
         if not isinstance(dataset, datasets.Dataset):
             raise ValueError(
-                f"Expected a datasets.Dataset, got {type(dataset).__name__}; pass one split, and "
-                "no streaming one"
+                f"Expected a datasets.Dataset, got {type(dataset).__name__}; pass one split, not "
+                "streaming"
             )
         features = clip_features()
         for name, feature in features.items():
             found = dataset.features.get(name)
-            # Its options are for torchcodec, which does not decode here.
+            # Its options are for torchcodec, which is not used here.
             if found != feature and not (isinstance(found, datasets.Audio) and name == "audio"):
                 columns = ", ".join(
                     f"{key}: {type(kind).__name__ if isinstance(kind, datasets.List) else kind}"
@@ -78,7 +76,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
         self.sampling_rate = sampling_rate
         self.seconds = seconds
         self._decoders = WorkerDecoders() if isolated else None
-        # Arrow is what is stored, the audio encoded.
+        # Arrow gives the stored data, with the audio encoded.
         self._dataset = dataset.with_format("arrow", columns=list(features))
         self._classes = features["labels"].feature.num_classes
 
@@ -90,7 +88,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
 
         Raises:
             AudioError: It cannot be decoded.
-            IndexError: There is no such clip.
+            IndexError: The index is out of range.
         """
         (row,) = self._dataset[index].to_pylist()
         target = torch.zeros(self._classes)
@@ -118,5 +116,5 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
         if self.seconds is None:
             return waveform, sampling_rate
         missing = round(self.seconds * sampling_rate) - len(waveform)
-        # It cuts where that is negative.
+        # A negative number cuts.
         return torch.nn.functional.pad(waveform, (0, missing)), sampling_rate

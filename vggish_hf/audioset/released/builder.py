@@ -1,7 +1,7 @@
 """The released AudioSet embeddings as a `datasets` builder.
 
-To stream from the Hub, `datasets` replaces `open`, `os.path` and `Path` in the module of a builder:
-hence this one uses none of them.
+This module does not use `open`, `os.path` or `Path`, because `datasets` replaces them in a
+builder's module to stream from the Hub.
 """
 
 import os
@@ -27,7 +27,7 @@ from vggish_hf.tf_files.records import Errors
 
 @dataclass
 class AudioSetEmbeddingsConfig(datasets.BuilderConfig):  # type: ignore[misc] # untyped
-    """What decides the content, besides the source; see `AudioSetEmbeddings`."""
+    """The options that decide the content; see `AudioSetEmbeddings`."""
 
     errors: Errors = "raise"
 
@@ -35,24 +35,24 @@ class AudioSetEmbeddingsConfig(datasets.BuilderConfig):  # type: ignore[misc] # 
 class AudioSetEmbeddings(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
     """Builder of the released AudioSet embeddings, or of files laid out like them.
 
-    It does all that builders do: `download_and_prepare(num_proc=...)`, `as_dataset(split=...)`,
-    `as_streaming_dataset(split=...)`. The columns are those of `AudioSetRecord`; `labels` are
-    `ClassLabel`, `embedding` is uint8, which `with_format("torch")` would turn into int64 and
-    `AudioSetEmbeddingsDataset` does not. A gzipped archive is one piece, since it can only be
-    read from its start: neither `num_proc` nor `shuffle` divides it.
+    It has the methods of all builders: `download_and_prepare(num_proc=...)`,
+    `as_dataset(split=...)`, `as_streaming_dataset(split=...)`. The columns are those of
+    `AudioSetRecord`; `labels` are `ClassLabel`, `embedding` is uint8, which `with_format("torch")`
+    turns into int64; `AudioSetEmbeddingsDataset` keeps uint8. Neither `num_proc` nor `shuffle`
+    divides a gzipped archive, since it can only be read from its start.
 
     Args:
-        source: A folder, or a tar archive, plain or gzipped, with TFRecord files in folders named
-            `bal_train`, `eval` or `unbal_train`, which are the splits.
-        errors: `"raise"`: a damaged record, or one that is none of AudioSet's, raises RecordError
-            (`datasets` puts a DatasetGenerationError around it). `"skip"`: it is left out, and a
-            warning says how many were.
-        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
+        source: A folder, or a tar archive, plain or gzipped, with TFRecord files in a folder per
+            split: `bal_train`, `eval` or `unbal_train`.
+        errors: `"raise"`: a damaged record, or one not of AudioSet's form, raises RecordError
+            (`datasets` wraps it in a DatasetGenerationError). `"skip"`: it is skipped, and a
+            warning gives the number.
+        cache_dir: Folder for prepared data, instead of the Hub's cache.
 
     Raises:
-        FileNotFoundError: There is no such folder or file.
-        ValueError: `source` has no shards, or is a damaged or a hostile archive; `errors` is
-            neither of the two.
+        FileNotFoundError: `source` does not exist.
+        ValueError: `source` has no shards, or is a damaged or hostile archive; `errors` has another
+            value.
 
     Example:
         >>> builder = AudioSetEmbeddings("features.tar.gz")  # doctest: +SKIP
@@ -61,7 +61,7 @@ class AudioSetEmbeddings(datasets.ArrowBasedBuilder):  # type: ignore[misc] # un
         '--4gqARaEJE'
     """
 
-    VERSION = "1.0.0"  # of the columns: another one, and what the cache holds is made anew
+    VERSION = "1.0.0"  # of the columns; a new one makes the cached data anew
     BUILDER_CONFIG_CLASS = AudioSetEmbeddingsConfig
 
     def __init__(
@@ -76,7 +76,7 @@ class AudioSetEmbeddings(datasets.ArrowBasedBuilder):  # type: ignore[misc] # un
         super().__init__(
             cache_dir=cache_dir,
             dataset_name="audioset_embeddings",
-            # The name of the cache's folder: what has changed is prepared anew.
+            # The name of the cache's folder, so that changed data are prepared anew.
             hash=digest_shards(shard for shards in self._shards.values() for shard in shards),
             data_dir=str(source),
             errors=errors,
@@ -86,7 +86,7 @@ class AudioSetEmbeddings(datasets.ArrowBasedBuilder):  # type: ignore[misc] # un
         return datasets.DatasetInfo(features=embedding_features())
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
-        """List the splits, for `datasets`, which divides the lists among processes."""
+        """List the splits; `datasets` divides the lists among processes."""
         return [
             datasets.SplitGenerator(split, gen_kwargs={"pieces": _pieces(shards)})
             for split, shards in self._shards.items()
@@ -97,9 +97,9 @@ class AudioSetEmbeddings(datasets.ArrowBasedBuilder):  # type: ignore[misc] # un
             tables = EmbeddingTables(chain.from_iterable(pieces), opener, self.config.errors)
             yield from enumerate(tables)
         for name, count in tables.skipped.items():
-            warnings.warn(f"{name}: left out {count} damaged records", stacklevel=2)
+            warnings.warn(f"{name}: skipped {count} damaged records", stacklevel=2)
 
 
 def _pieces(shards: list[Shard]) -> list[list[Shard]]:
-    """Divide shards into what may be read apart."""
+    """Divide shards into pieces that can be read independently."""
     return [shards] if is_gzipped(shards[0]) else [[shard] for shard in shards]

@@ -16,9 +16,10 @@ CONFIG = "embeddings"
 _ABOUT = """\
 ## Embeddings
 
-A row a clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the 527
-classes of AudioSet, whose names the features hold) and `embedding`: 128 uint8 a second, VGGish
-embeddings, PCA-whitened, clipped to [-2, 2] and quantised; `q * 4 / 255 + 4 / 512 - 2` undoes that.
+One row per clip: `video_id`, `start_time_seconds`, `end_time_seconds`, `labels` (indices into the
+527 classes of AudioSet, whose names the features hold) and `embedding`: 128 uint8 per second,
+VGGish embeddings, PCA-whitened, clipped to [-2, 2] and quantised; `q * 4 / 255 + 4 / 512 - 2`
+undoes that.
 
 The embeddings that Google released are licensed under CC BY 4.0:
 https://research.google.com/audioset/download.html
@@ -27,12 +28,12 @@ https://research.google.com/audioset/download.html
 
 @dataclass(frozen=True, slots=True)
 class ExportedSplit:
-    """What an export has made of a split.
+    """An exported split.
 
     Args:
         records: How many records its files hold.
         files: How many Parquet files it has.
-        skipped: How many records were left out, by the name of the TFRecord file.
+        skipped: How many records were skipped, by the name of the TFRecord file.
     """
 
     records: int
@@ -49,12 +50,12 @@ def export_embeddings(
 ) -> dict[str, ExportedSplit]:
     """Write TFRecord files as Parquet, with a card that lists them as configuration `embeddings`.
 
-    Each Parquet file appears when it is whole; what an earlier run has written is not made again.
-    Splits and configurations that other exports wrote into the folder stay.
+    Each Parquet file appears only when it is complete; files of an earlier run are skipped. Splits
+    and configurations of other exports in the folder stay.
 
     Args:
         source: See `AudioSetEmbeddings`.
-        folder: The folder to write to, made if need be.
+        folder: The folder to write to, created if needed.
         errors: See `AudioSetEmbeddings`.
         file_bytes: How many bytes of TFRecord files make up one Parquet file.
 
@@ -62,9 +63,9 @@ def export_embeddings(
         The splits, by name.
 
     Raises:
-        FileNotFoundError: There is no such source.
-        ValueError: The source has no shards, is damaged or hostile; or the folder has files that
-            were made from something else.
+        FileNotFoundError: `source` does not exist.
+        ValueError: The source has no shards, is damaged or hostile; or the folder has files from
+            another source or other options.
 
     Example:
         >>> export_embeddings("features.tar.gz", "audioset/")  # doctest: +SKIP

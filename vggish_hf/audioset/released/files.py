@@ -1,8 +1,8 @@
-"""Embeddings laid out as AudioSet's release has them: `{split}/XX.tfrecord`.
+"""Embeddings in the layout of AudioSet's release: `{split}/XX.tfrecord`.
 
-XX are the first two characters of the video ids in a file. Names such as `5v` and `5V` are one to
-disks that ignore case; there both go to the file of the first, and as whoever reads a split reads
-all of its files, nothing is lost.
+XX are the first two characters of the video ids in a file. On disks that ignore case, `5v` and `5V`
+are the same name; there both go to one file. Nothing is lost, since readers read all files of a
+split.
 """
 
 import secrets
@@ -25,14 +25,13 @@ _CONTEXT = ("video_id", "start_time_seconds", "end_time_seconds", "labels")
 def write_release(
     tables: Sequence[Path], folder: Path, *, ignores_case: bool | None = None
 ) -> list[Path]:
-    """Write embeddings as TFRecord files, each of which appears when it is whole.
+    """Write embeddings as TFRecord files; each appears only when it is complete.
 
     Args:
-        tables: Parquet files with the columns of `embedding_features()`; each is read once for
-            every 50,000 of their records.
-        folder: The split's folder, made if need be.
-        ignores_case: Whether the folder's disk takes names that differ in case alone for one;
-            without it, that is tried out.
+        tables: Parquet files with the columns of `embedding_features()`; each is read once per
+            50,000 of their records.
+        folder: The split's folder, created if needed.
+        ignores_case: Whether the folder's disk ignores case in names; by default it is tried.
 
     Returns:
         The files' paths.
@@ -44,7 +43,7 @@ def write_release(
     for table in tables:
         ids = pq.read_table(table, columns=["video_id"])["video_id"]
         prefixes.update(video_id[:2] for video_id in ids.to_pylist())
-    # The prefixes of each file, under what the disk takes its name for.
+    # The prefixes of each file, by its name as the disk sees it.
     files: dict[str, list[str]] = {}
     for prefix in sorted(prefixes):
         files.setdefault(prefix.casefold() if ignores_case else prefix, []).append(prefix)
@@ -62,7 +61,7 @@ def write_release(
 
 
 def _groups(files: list[list[str]], prefixes: Counter[str]) -> Iterator[list[list[str]]]:
-    """Divide files into runs that fit into memory, but at least one file."""
+    """Divide files into runs, each one file or as many as fit into memory."""
     group: list[list[str]] = []
     size = 0
     for file in files:
@@ -86,7 +85,7 @@ def _read_records(tables: Iterable[Path], prefixes: list[str]) -> dict[str, list
         table = table.filter(pc.is_in(starts, wanted))
         lists = table["embedding"].combine_chunks()
         rows = lists.flatten().flatten().to_numpy().reshape(-1, EMBEDDING_SIZE)
-        # Behind the last end there is nothing, which is no embedding.
+        # The split after the last end is empty and not an embedding.
         *embeddings, _ = np.split(rows, np.cumsum(lists.value_lengths()))
         context = (table[name].to_pylist() for name in _CONTEXT)
         for video_id, start, end, labels, embedding in zip(*context, embeddings, strict=True):

@@ -1,4 +1,4 @@
-"""The records of AudioSet and YouTube-8M, which are TensorFlow's `SequenceExample` or `Example`.
+"""The records of AudioSet and YouTube-8M: TensorFlow's `SequenceExample` or `Example`.
 
     SequenceExample: 1 context: Features, 2 feature_lists: FeatureLists
     Example: 1 features: Features
@@ -38,8 +38,8 @@ class AudioSetRecord:
 
     Args:
         video_id: YouTube's id of the video.
-        start_time_seconds: Where the clip starts in the video; a record stores it in float32.
-        end_time_seconds: Where the clip ends, likewise.
+        start_time_seconds: Start of the clip in the video; records store it in float32.
+        end_time_seconds: End of the clip, likewise.
         labels: Indices of the clip's classes; see `AudioSetLabels`.
         embedding: One row a second, uint8, shape (seconds, 128).
 
@@ -63,9 +63,9 @@ class AudioSetRecord:
 
 
 def encode_audioset(record: AudioSetRecord) -> bytes:
-    """Encode a clip as the released embeddings are, to be written by `RecordWriter`.
+    """Encode a clip like the released embeddings, for `RecordWriter`.
 
-    The features stand in the order that most released records have.
+    The features have the order of most released records.
 
     Example:
         >>> record = AudioSetRecord("dQw4w9WgXcQ", 0.0, 2.0, (137,), np.zeros((2, 128), np.uint8))
@@ -87,7 +87,8 @@ def parse_audioset(data: bytes) -> AudioSetRecord:
     """Parse a record of the released AudioSet embeddings, or of `encode_audioset`.
 
     Raises:
-        RecordError: It is no `SequenceExample`, or a feature is missing or of another kind or size.
+        RecordError: It is not a `SequenceExample`, or a feature is missing or of another kind or
+            size.
     """
     record = _parse_plain(data)
     return _parse_audioset(data) if record is None else record
@@ -106,13 +107,13 @@ def _parse_audioset(data: bytes) -> AudioSetRecord:
         )
 
 
-# What precedes each value of a record that is written plainly, taken from the encoder.
+# The bytes before each value of a plain record, taken from the encoder.
 _ID_SIZE = 11  # of a YouTube id
 _FLOAT = struct.Struct("<f")
 _ID_FRAME = encode_entry("video_id", encode_feature(bytes(_ID_SIZE)))[:-_ID_SIZE]
 _START_FRAME = encode_entry("start_time_seconds", encode_feature([0.0]))[: -_FLOAT.size]
 _END_FRAME = encode_entry("end_time_seconds", encode_feature([0.0]))[: -_FLOAT.size]
-# These two depend on the size of the value, which they are mapped to.
+# These two depend on the size of the value, so they map to it.
 _LABELS_FRAMES = {
     encode_entry("labels", encode_feature([0] * size))[:-size]: size
     for size in range(1, 22)  # more do not fit into a context whose size is one byte
@@ -127,13 +128,13 @@ _ROWS_FRAME_SIZE = len(next(iter(_ROWS_FRAMES)))
 
 
 def _parse_plain(data: bytes) -> AudioSetRecord | None:
-    """Parse a record written plainly, as nearly all released ones are: five times as fast.
+    """Parse a plain record, as nearly all released ones are, five times as fast.
 
-    The features of the context stand in any order. Every byte is compared with the framing, or
-    belongs to a value whose size the framing states, so what matches has no other reading.
+    The features of the context may have any order. Every byte is compared with the framing, or
+    belongs to a value whose size the framing states, so a match has no other reading.
 
     Returns:
-        The record; None if a byte of the framing differs, which does not make the record wrong.
+        The record; None if a byte of the framing differs, though the record may be valid.
     """
     if len(data) < 2 or data[0] != FIRST or data[1] > 0x7F:
         return None

@@ -1,7 +1,7 @@
 """The TFRecord files of AudioSet's release, in folders or inside a tar archive.
 
-Nothing is unpacked, so names that differ in case alone (`5v.tfrecord`, `5V.tfrecord`) stay apart on
-every disk, and no member of a hostile archive is ever written.
+Nothing is unpacked: names that differ only in case (`5v.tfrecord`, `5V.tfrecord`) stay apart on
+every disk, and no member of a hostile archive is written.
 """
 
 import gzip
@@ -28,14 +28,14 @@ _BUFFER_BYTES = 64 << 10  # the reader's size, which suits small records
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A TFRecord file, by itself or inside an archive.
+    """A TFRecord file, alone or inside an archive.
 
     Args:
-        path: The file, or the archive that holds it.
-        member: Its name in the archive; None for a file by itself.
+        path: The file, or its archive.
+        member: Its name in the archive; None for a file alone.
         offset: Byte of the archive, decompressed, at which it starts.
         size: Its bytes.
-        modified: When it was last changed, in seconds since 1970.
+        modified: Time of the last change, in seconds since 1970.
     """
 
     path: Path
@@ -46,27 +46,26 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Where it is, for people."""
+        """Its place, for people."""
         return str(self.path if self.member is None else self.path / self.member)
 
 
 def find_shards(source: str | os.PathLike[str]) -> dict[str, list[Shard]]:
-    """Find the shards of each split, which is the name of the folder that they are in.
+    """Find the shards of each split; their folder has the split's name.
 
     Args:
         source: A folder, searched recursively for TFRecord files, and for tar archives if there are
-            none; or such an archive, plain or gzipped. The name of an archive (`bal_train.tar`) is
-            the split of the files in it that are in no folder of a split's name.
+            none; or such an archive, plain or gzipped. Files in an archive outside of a split's
+            folder belong to the split of the archive's name (`bal_train.tar`).
 
     Returns:
-        The shards by split, in the order of `SPLITS`: those of a folder sorted by name, those of
-        an archive in its order.
+        The shards by split, in the order of `SPLITS`: sorted by name in a folder, in order in an
+        archive.
 
     Raises:
-        FileNotFoundError: There is no such folder or file.
-        RecordError: The archive is damaged, or has members that no archive of data needs: links,
-            devices, names that lead out of it.
-        ValueError: There is no shard.
+        FileNotFoundError: `source` does not exist.
+        RecordError: The archive is damaged, or has links, devices or names that lead out of it.
+        ValueError: It has no shard.
     """
     path = Path(source).absolute()
     found = _in_folder(path) if path.is_dir() else _in_archive(path)
@@ -76,15 +75,15 @@ def find_shards(source: str | os.PathLike[str]) -> dict[str, list[Shard]]:
             splits[split].append(shard)
     if not any(splits.values()):
         raise ValueError(
-            f"Expected *{_SUFFIX} in folders named {', '.join(SPLITS)}, {str(source)!r} has none"
+            f"No *{_SUFFIX} found in folders named {', '.join(SPLITS)} of {str(source)!r}"
         )
     return {split: shards for split, shards in splits.items() if shards}
 
 
 def digest_shards(shards: Iterable[Shard]) -> str:
-    """Compute a digest of names (with the folder's), sizes and times: it changes when shards do.
+    """Compute a digest of names (with the folder's), sizes and times.
 
-    It is the same for an archive and for what `tar` unpacks from it, order aside.
+    It is the same for an archive and its unpacked files, except for the order.
     """
     lines = (
         f"{'/'.join(Path(shard.name).parts[-2:])} {shard.size} {shard.modified:.6f}\n"
@@ -94,7 +93,7 @@ def digest_shards(shards: Iterable[Shard]) -> str:
 
 
 def is_gzipped(shard: Shard) -> bool:
-    """Tell whether a shard can be read only after all that precedes it in its archive."""
+    """Tell whether a shard can only be read after all that precedes it in its archive."""
     if shard.member is None:
         return False
     with open_archive(shard.path) as archive:
@@ -102,7 +101,7 @@ def is_gzipped(shard: Shard) -> bool:
 
 
 def group_shards(shards: Sequence[Shard], group_bytes: int) -> list[list[Shard]]:
-    """Divide shards into runs of at most so many bytes, but at least one shard."""
+    """Divide shards into runs of one shard, or of several with at most so many bytes."""
     groups: list[list[Shard]] = []
     size = 0
     for shard in shards:
@@ -117,7 +116,7 @@ def group_shards(shards: Sequence[Shard], group_bytes: int) -> list[list[Shard]]
 class ShardOpener:
     """Opens shards, and keeps the latest archive open.
 
-    A gzipped archive can only be read forwards: its shards, opened in order, cost one pass.
+    A gzipped archive can only be read forwards; opening its shards in order takes one pass.
     """
 
     def __init__(self) -> None:
@@ -132,7 +131,7 @@ class ShardOpener:
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[BinaryIO]:
-        """Open a shard for reading; of the same archive one at a time."""
+        """Open a shard for reading, one at a time per archive."""
         if shard.member is None:
             with open(shard.path, "rb", _BUFFER_BYTES) as file:
                 yield file
@@ -165,7 +164,7 @@ def _in_archive(path: Path) -> Iterator[tuple[str, Shard]]:
                 check_member(member, _MAX_MEMBER_BYTES)
                 name = PurePosixPath(member.name)
                 if name.suffix == _SUFFIX and member.isfile() and not is_litter(member.name):
-                    shards.pop(name, None)  # of two with one name, tar means the later
+                    shards.pop(name, None)  # tar uses the later of two with one name
                     shards[name] = Shard(
                         path, member.name, member.offset_data, member.size, member.mtime
                     )

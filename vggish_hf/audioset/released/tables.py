@@ -34,17 +34,17 @@ def embedding_features() -> datasets.Features:
 
 
 class EmbeddingTables:
-    """The records of shards, in tables of a few megabytes.
+    """The records of shards as tables of a few megabytes.
 
     Args:
         shards: The shards, in this order.
-        opener: What opens them.
-        errors: `"raise"`: a damaged record, or one that is none of AudioSet's, raises RecordError.
-            `"skip"`: it is left out and counted, and what follows a damaged length or a cut with
-            it; see `RecordReader`.
+        opener: Opens them.
+        errors: `"raise"`: a damaged record, or one not of AudioSet's form, raises RecordError.
+            `"skip"`: it is skipped and counted, with all that follows a damaged length or a cut;
+            see `RecordReader`.
 
     Attributes:
-        skipped: How many records, or rests of a file, were left out so far, by the shard's name.
+        skipped: How many records, or rests of a file, were skipped so far, by the shard's name.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EmbeddingTables:
         """Read the shards.
 
         Raises:
-            RecordError: A record is damaged, and `errors` is `"raise"`; it names file and byte.
+            RecordError: A record is damaged, and `errors` is `"raise"`; says file and byte.
         """
         self.skipped.clear()
         records = self._records()
@@ -104,7 +104,7 @@ def _parse(data: bytes) -> AudioSetRecord:
 
 
 def record_table(records: Sequence[AudioSetRecord]) -> pa.Table:
-    """Make one table of records, at least one, with the columns of `embedding_features`."""
+    """Make a table of at least one record with the columns of `embedding_features`."""
     rows = np.concatenate([record.embedding for record in records])
     labels = [label for record in records for label in record.labels]
     columns = [

@@ -1,4 +1,4 @@
-"""The AudioSet embeddings as a torch data set, and how its clips make batches.
+"""The AudioSet embeddings as a torch data set, and functions that batch its clips.
 
 `Dataset.with_format("torch")` turns uint8 into int64, eight times the memory; here they stay uint8.
 """
@@ -31,13 +31,12 @@ class AudioSetEmbeddingsDataset(torch.utils.data.Dataset[EmbeddingClip]):
     A `DataLoader` fetches a batch's clips at once; give it `collate_padded` or `collate_ragged`.
 
     Args:
-        dataset: A split that `AudioSetEmbeddings` has prepared, or one of what
-            `export_embeddings` wrote, opened by `datasets.load_dataset`; filtered or shuffled at
-            will.
-        dequantize: Give float32, as `VGGishPostprocessor.dequantize` does, in place of uint8.
+        dataset: A split from `AudioSetEmbeddings`, or from a folder of `export_embeddings`, opened
+            by `datasets.load_dataset`; it may be filtered or shuffled.
+        dequantize: Give float32, by `VGGishPostprocessor.dequantize`, instead of uint8.
 
     Raises:
-        ValueError: `dataset` has other columns, or is a streaming one.
+        ValueError: `dataset` has other columns, or is streaming.
 
     Shape:
         - `embedding`: `(seconds, 128)`, uint8 or float32
@@ -52,8 +51,8 @@ class AudioSetEmbeddingsDataset(torch.utils.data.Dataset[EmbeddingClip]):
     def __init__(self, dataset: "datasets.Dataset", *, dequantize: bool = False) -> None:
         if not isinstance(dataset, datasets.Dataset):
             raise ValueError(
-                f"Expected a datasets.Dataset, got {type(dataset).__name__}; pass one split, and "
-                "no streaming one"
+                f"Expected a datasets.Dataset, got {type(dataset).__name__}; pass one split, not "
+                "streaming"
             )
         features = embedding_features()
         for name, feature in features.items():
@@ -103,11 +102,11 @@ class AudioSetEmbeddingsDataset(torch.utils.data.Dataset[EmbeddingClip]):
 
 
 def collate_padded(clips: Sequence[EmbeddingClip], seconds: int = 10) -> dict[str, Any]:
-    """Stack clips, the shorter ones padded with zeros at their end.
+    """Stack clips; zeros pad the shorter ones at the end.
 
     Args:
         clips: The clips of a batch.
-        seconds: The length to pad to; 10 is that of the longest clips released.
+        seconds: The length to pad to; the longest released clips have 10.
 
     Returns:
         `embedding`, `mask`, `target`, `video_id` (a list), `start_time_seconds` and
@@ -141,8 +140,8 @@ def collate_ragged(clips: Sequence[EmbeddingClip]) -> dict[str, Any]:
     """Concatenate the rows of all clips.
 
     Returns:
-        `embedding`, `lengths` (int64, rows of each clip) and the rest as `collate_padded` does;
-        `embedding.split(lengths.tolist())` divides them into clips.
+        `embedding`, `lengths` (int64, rows of each clip) and the rest as in `collate_padded`;
+        `embedding.split(lengths.tolist())` gives the clips.
 
     Shape:
         - `embedding`: `(rows of all clips, 128)`

@@ -58,7 +58,8 @@ def parse_youtube8m_frames(data: bytes) -> YouTube8MFrames:
     """Parse a record of YouTube-8M's frame-level features.
 
     Raises:
-        RecordError: It is no `SequenceExample`, or a feature is missing or of another kind or size.
+        RecordError: It is not a `SequenceExample`, or a feature is missing or of another kind or
+            size.
     """
     with record_errors():
         context, lists = NamedFeatures(merged(data, FIRST)), NamedFeatures(merged(data, SECOND))
@@ -74,7 +75,7 @@ def parse_youtube8m_video(data: bytes) -> YouTube8MVideo:
     """Parse a record of YouTube-8M's video-level features.
 
     Raises:
-        RecordError: It is no `Example`, or a feature is missing or of another kind or size.
+        RecordError: It is not an `Example`, or a feature is missing or of another kind or size.
     """
     with record_errors():
         features = NamedFeatures(merged(data, FIRST))

@@ -1,9 +1,8 @@
-"""TensorFlow's V2 checkpoints: an index, and the values in files beside it.
+"""TensorFlow's V2 checkpoints: an index, and data files with the values.
 
-The index `<prefix>.index` is a sorted table. Under the empty key it says how many files
-`<prefix>.data-00000-of-00001` there are, under each variable's name its type and shape, and where
-in which file its bytes lie, in the order of C. A variable in several parts lists them; each has an
-entry of its own.
+The index `<prefix>.index` is a sorted table. Its empty key holds the number of data files
+`<prefix>.data-00000-of-00001`. A variable's name holds its type, its shape, and the file and the
+position of its bytes, in C order. A variable in several parts lists them; each has its own entry.
 
 Source: tensorflow/core/protobuf/tensor_bundle.proto.
 """
@@ -42,7 +41,7 @@ from vggish_hf.tf_files.protobuf import WireFormatError, read_fields
 
 
 class _Entry(NamedTuple):
-    """A BundleEntryProto: where a variable, or a part of one, lies."""
+    """A BundleEntryProto: the place of a variable, or of a part of one."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -67,7 +66,7 @@ def list_bundle(table: SortedTable, header: memoryview) -> dict[str, CheckpointV
     if table.path.suffix != ".index":
         raise WireFormatError(
             "this index of a V2 checkpoint is not named <prefix>.index, so its data files cannot "
-            "be found; rename it, beside its <prefix>.data-00000-of-00001"
+            "be found; rename it like its <prefix>.data-00000-of-00001"
         )
     if table.size > METADATA_LIMIT:
         raise WireFormatError(f"it has {table.size} bytes; at most {METADATA_LIMIT} are read")
@@ -80,7 +79,7 @@ def list_bundle(table: SortedTable, header: memoryview) -> dict[str, CheckpointV
     variables: dict[str, CheckpointVariable] = {}
     for key, entry in entries.items():
         if key.startswith(b"\x00"):
-            continue  # a part of a variable, found by way of that variable
+            continue  # a part of a variable, found through that variable
         name = str(key, "utf-8")
         stored = {part: _find_part(entries, name, entry, part) for part in entry.parts}
         stored = stored or {((0, WHOLE),) * len(entry.shape): entry}
@@ -114,14 +113,14 @@ def _parse_entry(message: memoryview, index: Path, file_count: int) -> _Entry:
 
 
 def _check_data_files(entries: Iterable[_Entry]) -> None:
-    """Require that the data files are there and long enough."""
+    """Require that the data files exist and are long enough."""
     by_file: dict[Path, list[_Entry]] = {}
     for entry in entries:
         by_file.setdefault(entry.path, []).append(entry)
     for path, stored in by_file.items():
         if not path.is_file():
-            raise CheckpointError(f"{path}: is missing; put it beside its index")
-        # The sum too: entries that share bytes could claim far more than the file has.
+            raise CheckpointError(f"{path}: missing; put it next to its index")
+        # The sum too: entries that share bytes could claim far more than the file's size.
         needed = max(sum(e.size for e in stored), max(e.offset + e.size for e in stored))
         if needed > path.stat().st_size:
             raise CheckpointError(

@@ -33,7 +33,7 @@ OTHER_TYPES = {
     25: "DT_FLOAT8_E4M3FN", 29: "DT_INT4", 30: "DT_UINT4",
 }  # fmt: skip
 
-# The field of a TensorProto with the values of each type: as they are in memory, or as varints.
+# The field of a TensorProto with the values of each type: as in memory, or as varints.
 _RAW_FIELDS = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
 _VARINT_FIELDS = {
     "uint8": 7, "uint16": 7, "int8": 7, "int16": 7, "int32": 7, "int64": 10, "bool": 11,
@@ -50,12 +50,12 @@ def type_name(number: int) -> str:
 def as_message(value: int | memoryview) -> memoryview:
     """Require that a field holds bytes, not a number."""
     if isinstance(value, int):
-        raise WireFormatError(f"expected a message where the number {value} stands")
+        raise WireFormatError(f"expected a message, found the number {value}")
     return value
 
 
 def get_message(message: memoryview, number: int) -> memoryview:
-    """The bytes in a field that stands at most once; none if it is absent."""
+    """The bytes in a field that occurs at most once; empty if it is absent."""
     found = memoryview(b"")
     for field, value in read_fields(message):
         if field == number:
@@ -64,18 +64,18 @@ def get_message(message: memoryview, number: int) -> memoryview:
 
 
 def get_int(message: memoryview, number: int, default: int = 0) -> int:
-    """The signed number in a field that stands at most once; `default` if it is absent."""
+    """The signed number in a field that occurs at most once; `default` if it is absent."""
     found: int | memoryview = default
     for field, value in read_fields(message):
         if field == number:
             found = value
     if not isinstance(found, int):
-        raise WireFormatError(f"expected a number where {len(found)} bytes stand")
+        raise WireFormatError(f"expected a number, found {len(found)} bytes")
     return found - (1 << 64) if found >> 63 == 1 else found
 
 
 def check_version(message: memoryview) -> None:
-    """Refuse a VersionDef that asks for readers newer than 1, the only version there is so far."""
+    """Refuse a VersionDef that needs readers newer than 1, the only version so far."""
     if (needed := get_int(message, 2)) > 1:
         raise WireFormatError(f"it needs a reader of version {needed}, this one is of version 1")
 
@@ -93,7 +93,7 @@ def parse_shape(message: memoryview) -> tuple[int, ...]:
             shape.append(get_int(as_message(value), 1))
             if shape[-1] < 0 or len(shape) > MAX_RANK:
                 raise WireFormatError(f"expected at most {MAX_RANK} sizes from 0 up, got {shape}")
-    # NumPy multiplies the sizes even where another one is zero.
+    # NumPy multiplies the sizes even if one of them is zero.
     if prod(size or 1 for size in shape) >= _TOO_MANY_VALUES:
         raise WireFormatError(f"no file holds a variable of the shape {shape}")
     return tuple(shape)
@@ -117,7 +117,7 @@ def smallest_encoding(dtype: str) -> int:
 
 
 def decode_values(tensor: memoryview, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Take the values out of a TensorProto, without a copy where they lie in one run.
+    """Take the values out of a TensorProto, without a copy if they are contiguous.
 
     Args:
         tensor: The message.
@@ -132,7 +132,7 @@ def decode_values(tensor: memoryview, dtype: str, shape: tuple[int, ...]) -> NDA
     if raw or dtype in _RAW_FIELDS:
         return view_values(raw, dtype, shape)
     count = prod(shape)
-    # One more than expected is enough to know that there are too many.
+    # One more than expected already shows that there are too many.
     numbers = islice(_read_varints(tensor, _VARINT_FIELDS[dtype]), count + 1)
     bits = np.fromiter(numbers, np.uint64)
     if len(bits) != count:

@@ -1,7 +1,7 @@
 """Read TensorFlow checkpoints, of the V1 and the V2 format, without TensorFlow.
 
-A V1 checkpoint is one sorted table: under the empty key a list of its variables, then the values
-of each. Its messages are those of tensorflow/core/util/saved_tensor_slice.proto.
+A V1 checkpoint is one sorted table: the empty key holds a list of its variables, the other keys
+their values. Its messages are those of tensorflow/core/util/saved_tensor_slice.proto.
 """
 
 import re
@@ -25,7 +25,12 @@ from vggish_hf.tf_files.checkpoint.messages import (
     smallest_encoding,
     type_name,
 )
-from vggish_hf.tf_files.checkpoint.table import METADATA_LIMIT, SortedTable, blame, is_sorted_table
+from vggish_hf.tf_files.checkpoint.table import (
+    METADATA_LIMIT,
+    SortedTable,
+    checkpoint_errors,
+    is_sorted_table,
+)
 from vggish_hf.tf_files.checkpoint.table import CheckpointError as CheckpointError
 from vggish_hf.tf_files.checkpoint.variable import CheckpointVariable as CheckpointVariable
 from vggish_hf.tf_files.checkpoint.variable import part_key
@@ -33,7 +38,7 @@ from vggish_hf.tf_files.protobuf import WireFormatError, read_fields
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a path leads to a TensorFlow checkpoint, judged by its content.
+    """Whether a path is a TensorFlow checkpoint, by its content.
 
     Args:
         path: As for `read_checkpoint`; it need not exist.
@@ -45,29 +50,28 @@ def read_checkpoint(path: str | Path) -> dict[str, CheckpointVariable]:
     """List the variables of a TensorFlow checkpoint.
 
     Args:
-        path: A V1 file; or of a V2 checkpoint the prefix, the index or one of the data files.
+        path: A V1 file; or the prefix, the index or a data file of a V2 checkpoint.
 
     Returns:
-        The variables by name, in the order of the file. Those of types that NumPy lacks are among
-        them.
+        The variables by name, in the order of the file, including those whose type NumPy lacks.
 
     Raises:
-        CheckpointError: The file is no checkpoint, or it is damaged or incomplete.
-        FileNotFoundError: There is no such file.
+        CheckpointError: The file is not a checkpoint, or it is damaged or incomplete.
+        FileNotFoundError: The file does not exist.
     """
     table_path = _find_table(Path(path))
     if Path(path).exists() and not table_path.exists():
-        raise CheckpointError(f"{path}: its index {table_path.name} is missing; put it beside it")
+        raise CheckpointError(f"{path}: its index {table_path.name} is missing; put it next to it")
     table = SortedTable(table_path)
     header = table.get(b"") or memoryview(b"")
-    with blame(table.path, "the list of variables"):
+    with checkpoint_errors(table.path, "the list of variables"):
         # Field 1 is the list of variables in V1, but the number of data files in V2.
         first = next((value for number, value in read_fields(header) if number == 1), 0)
         if not isinstance(first, int):
             return _list_v1(table, first)
         if first > 0:
             return list_bundle(table, header)
-    raise CheckpointError(f"{table.path}: is a sorted table, but not of TensorFlow variables")
+    raise CheckpointError(f"{table.path}: a sorted table, but not of TensorFlow variables")
 
 
 def _find_table(path: Path) -> Path:
@@ -91,7 +95,7 @@ def _list_v1(table: SortedTable, meta: memoryview) -> dict[str, CheckpointVariab
         saved = as_message(value)
         name = str(get_message(saved, 1), "utf-8")
         if name in variables:
-            raise WireFormatError(f"{name!r} stands in it twice")
+            raise WireFormatError(f"it has {name!r} twice")
         shape, dtype = parse_shape(get_message(saved, 2)), type_name(get_int(saved, 3))
         variables[name] = CheckpointVariable.from_parts(
             name,
@@ -119,9 +123,9 @@ def _load_v1(
         raise CheckpointError(
             f"{table.path}: the part {part} (start, length) of {name!r} is missing"
         )
-    with blame(table.path, f"the values of {name!r}"):
+    with checkpoint_errors(table.path, f"the values of {name!r}"):
         saved = get_message(value, 2)
         found = str(get_message(saved, 1), "utf-8"), parse_part(get_message(saved, 2))
         if found != (name, part):
-            raise WireFormatError(f"in the place of the part {part} (start, length) is {found}")
+            raise WireFormatError(f"expected the part {part} (start, length), found {found}")
         return decode_values(get_message(saved, 3), dtype, shape)

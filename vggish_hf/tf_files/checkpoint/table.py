@@ -1,12 +1,12 @@
 """The file that TensorFlow keeps checkpoints in: a table of keys and values, sorted by key.
 
-Blocks of entries stand one behind the other, then comes an index block (for each block a key not
-below its last one, and where the block lies), then a footer of 48 bytes. Behind each block stand
-a byte that names its compression and a CRC-32C of both. Inside a block a key is stored as what it
-adds to the key before it; the block's end lists the entries whose key is whole.
+The file has blocks of entries, then an index block (for each block a key not below its last one,
+and its place), then a footer of 48 bytes. After each block follow a byte for its compression and a
+CRC-32C of both. Inside a block, a key is stored as its difference from the key before it; the
+block's end lists the entries whose key is complete.
 
-Source: https://github.com/google/leveldb/blob/main/doc/table_format.md, whose layout TensorFlow
-took over with its magic number.
+Source: https://github.com/google/leveldb/blob/main/doc/table_format.md; TensorFlow uses the same
+layout and magic number.
 """
 
 from bisect import bisect_left
@@ -20,8 +20,8 @@ from vggish_hf.tf_files.crc32c import masked_crc32c
 from vggish_hf.tf_files.protobuf import WireFormatError, read_varint
 
 METADATA_LIMIT = 1 << 20
-"""Bytes that an index or a list of variables may have. Those of VGGish have about a thousand; the
-limit keeps what a malicious file can cost this reader to seconds and to some 100 megabytes."""
+"""Most bytes of an index or a list of variables. Those of VGGish have about a thousand; the limit
+bounds the cost of a malicious file to seconds and to some 100 megabytes."""
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER_SIZE = 48
@@ -30,12 +30,12 @@ _RESTART_INTERVAL = 16
 
 
 class CheckpointError(ValueError):
-    """A file that is no TensorFlow checkpoint, or one that is damaged."""
+    """A file that is not a TensorFlow checkpoint, or is damaged."""
 
 
 @contextmanager
-def blame(path: Path, part: str) -> Iterator[None]:
-    """Report malformed bytes as a `CheckpointError` that names the file and the part of it."""
+def checkpoint_errors(path: Path, part: str) -> Iterator[None]:
+    """Report malformed bytes as a `CheckpointError` that names the file and its part."""
     try:
         yield
     except (WireFormatError, UnicodeDecodeError) as error:
@@ -43,7 +43,7 @@ def blame(path: Path, part: str) -> Iterator[None]:
 
 
 def read_range(path: Path, offset: int, size: int) -> memoryview:
-    """Read bytes of a file into memory that may be written to.
+    """Read bytes of a file into writable memory.
 
     Args:
         path: The file.
@@ -51,7 +51,7 @@ def read_range(path: Path, offset: int, size: int) -> memoryview:
         size: How many.
 
     Raises:
-        CheckpointError: They lead past the end of the file; nothing was allocated then.
+        CheckpointError: They lead past the end of the file; nothing was allocated.
     """
     available = path.stat().st_size
     if offset + size > available:
@@ -63,7 +63,7 @@ def read_range(path: Path, offset: int, size: int) -> memoryview:
 
 
 def is_sorted_table(path: Path) -> bool:
-    """Whether a file ends as a sorted table does."""
+    """Whether a file ends like a sorted table."""
     if not path.is_file() or (size := path.stat().st_size) < _FOOTER_SIZE:
         return False
     return read_range(path, size - len(_MAGIC), len(_MAGIC)) == _MAGIC
@@ -72,8 +72,8 @@ def is_sorted_table(path: Path) -> bool:
 class SortedTable:
     """A sorted table on disk; only its index stays in memory.
 
-    Iterating yields every key with its value, in order. Blocks are read anew for each lookup, and
-    values are views of them.
+    Iterating yields every key with its value, in order. Each lookup reads its block again; values
+    are views of it.
 
     Args:
         path: The file.
@@ -83,8 +83,8 @@ class SortedTable:
         size: Its length in bytes.
 
     Raises:
-        CheckpointError: The file does not end as a table does, or its index is damaged.
-        FileNotFoundError: There is no such file.
+        CheckpointError: The file does not end like a table, or its index is damaged.
+        FileNotFoundError: The file does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,13 +92,13 @@ class SortedTable:
         self.size = path.stat().st_size
         if not is_sorted_table(path):
             raise CheckpointError(
-                f"{path}: is no TensorFlow checkpoint: a checkpoint (V1) or its index (V2) ends "
+                f"{path}: not a TensorFlow checkpoint: a checkpoint (V1) or its index (V2) ends "
                 "with the magic number of a sorted table, this file does not"
             )
         self._last_keys: list[bytes] = []
         self._handles: list[tuple[int, int]] = []
         footer = read_range(path, self.size - _FOOTER_SIZE, _FOOTER_SIZE)
-        with blame(path, "the footer"):
+        with checkpoint_errors(path, "the footer"):
             _, _, position = _read_handle(footer, 0)  # of an index that TensorFlow leaves empty
             index_offset, index_size, _ = _read_handle(footer, position)
         if index_size > METADATA_LIMIT:
@@ -107,9 +107,9 @@ class SortedTable:
             )
         end = 0
         for key, value in self._entries(index_offset, index_size):
-            with blame(path, "the index"):
+            with checkpoint_errors(path, "the index"):
                 offset, size, _ = _read_handle(value, 0)
-            # In order and apart, so that reading all blocks reads no byte twice.
+            # In order and without overlap, so that no byte is read twice.
             if offset < end or offset + size + _TRAILER_SIZE > index_offset:
                 raise CheckpointError(
                     f"{path}: the index places a block of {size} bytes at byte {offset}, where "
@@ -143,7 +143,7 @@ class SortedTable:
         offset, size = self._handles[nth]
         for stored, value in self._entries(offset, size):
             if stored == key:
-                # A view keeps its whole block in memory: right only if it is most of the block.
+                # A view keeps its whole block in memory, so copy it unless it is most of the block.
                 return value if 2 * len(value) > size else memoryview(bytearray(value))
         return None
 
@@ -160,27 +160,27 @@ class SortedTable:
                 f"{self.path}: the block at byte {offset} is compressed (type {compression}); "
                 "only uncompressed checkpoints, as TensorFlow writes them, are read"
             )
-        with blame(self.path, f"the block at byte {offset}"):
+        with checkpoint_errors(self.path, f"the block at byte {offset}"):
             yield from _walk_block(block)
 
 
 def _read_handle(buffer: memoryview, position: int) -> tuple[int, int, int]:
-    """Read a block's offset and size; returns the position behind them too."""
+    """Read a block's offset and size; also return the position after them."""
     offset, position = read_varint(buffer, position)
     size, position = read_varint(buffer, position)
     return offset, size, position
 
 
 def _walk_block(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the keys and values of a block, raising `WireFormatError` where it breaks a rule."""
+    """Yield the keys and values of a block, or raise `WireFormatError` if it is malformed."""
     restart_count = int.from_bytes(block[-4:], "little")
     entries_size = len(block) - 4 * (restart_count + 1)
     if entries_size < 0:
         raise WireFormatError(f"{restart_count} restarts do not fit into its {len(block)} bytes")
     restarts = np.frombuffer(block, "<u4", restart_count, entries_size)
     entries = block[:entries_size]
-    # At least one key in 16 is whole, so that the keys' expansion has a bound: without it, each
-    # three bytes could repeat a key of megabytes.
+    # At least one key in 16 is complete, which bounds the keys' expansion: without a bound, three
+    # bytes could repeat a key of megabytes.
     budget = _RESTART_INTERVAL * len(block)
     key: bytes | None = None
     position = nth_restart = 0
@@ -195,8 +195,8 @@ def _walk_block(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             raise WireFormatError(f"its entry {start} repeats {shared} bytes of a shorter key")
         if added + value_size > entries_size - position:
             raise WireFormatError(
-                f"its entry {start} claims {added} and {value_size} bytes where "
-                f"{entries_size - position} are left"
+                f"its entry {start} claims {added} and {value_size} bytes, only "
+                f"{entries_size - position} remain"
             )
         budget -= shared + added
         if budget < 0:
@@ -209,4 +209,4 @@ def _walk_block(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         position += value_size
     # A block without entries has a restart too.
     if entries_size and nth_restart < restart_count:
-        raise WireFormatError(f"its restart {nth_restart} is the start of no entry")
+        raise WireFormatError(f"its restart {nth_restart} is not the start of an entry")

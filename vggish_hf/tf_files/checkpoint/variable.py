@@ -14,9 +14,9 @@ from vggish_hf.tf_files.checkpoint.table import CheckpointError
 from vggish_hf.tf_files.protobuf import WireFormatError
 
 Region = tuple[slice, ...]
-"""Where a part lies in its variable; every slice has a start and a stop."""
+"""The place of a part in its variable; every slice has a start and a stop."""
 Load = Callable[[Part, tuple[int, ...]], NDArray[Any]]
-"""Reads a part of one variable, given its shape too."""
+"""Reads a part of one variable, given the part and its shape."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,26 @@ class CheckpointVariable:
         return cls(name, shape, dtype, path, regions, load)
 
     def read(self) -> NDArray[Any]:
-        """Read the values, and those of no other variable, into memory.
+        """Read the values of this variable only into memory.
 
         Returns:
-            An array of `shape` and `dtype`. That of a V1 checkpoint may be unaligned: it is not
-            copied out of the block that holds it.
+            An array of `shape` and `dtype`. From a V1 checkpoint it may be unaligned: it is a view
+            of its block.
 
         Raises:
             CheckpointError: The values are damaged, or NumPy lacks their type.
         """
         if self.dtype not in NUMPY_TYPES.values():
             raise CheckpointError(
-                f"{self._path}: {self.name!r} has the type {self.dtype}, which NumPy lacks; leave "
-                "this variable out"
+                f"{self._path}: {self.name!r} has the type {self.dtype}, which NumPy lacks; skip "
+                "this variable"
             )
         for part, region in self._regions.items():
             if lengths(region) == self.shape:
                 return self._load(part, self.shape)
         array, is_filled = np.empty(self.shape, self.dtype), np.zeros(self.shape, np.bool_)
         for part, region in self._regions.items():
-            # They have as many values as the shape, so if none comes twice, none is missing.
+            # The parts have as many values as the shape: without overlap, nothing is missing.
             if is_filled[region].any():
                 raise CheckpointError(
                     f"{self._path}: the part {part} (start, length) of {self.name!r} overlaps "
@@ -128,15 +128,15 @@ def locate(part: Part, shape: tuple[int, ...]) -> Region:
 
 
 def part_key(name: str, part: Part) -> bytes:
-    """The key that a part of a variable is stored under.
+    """The key of a part of a variable.
 
     It is a zero, the name, the number of dimensions, and each dimension's start and length, in an
-    encoding that sorts as the values do.
+    encoding that sorts like the values.
 
     Source: tensorflow/core/util/saved_tensor_slice_util.cc and
     tensorflow/core/lib/strings/ordered_code.cc.
     """
-    # The name ends with 0x00 0x01, so a zero inside it is escaped. UTF-8 has no 0xff to escape.
+    # The name ends with 0x00 0x01, so zeros inside it are escaped. UTF-8 has no 0xff to escape.
     escaped = name.encode().replace(b"\x00", b"\x00\xff")
     rank = bytes([1, len(part)]) if part else b"\x00"
     extents = b"".join(_ordered_int(number) for extent in part for number in extent)
@@ -146,8 +146,8 @@ def part_key(name: str, part: Part) -> bytes:
 def _ordered_int(value: int) -> bytes:
     """Encode a signed number in n bytes, 7n bits of which are the number with its sign.
 
-    The n bits in front are ones for a positive number and zeros for a negative one, so that the
-    bytes sort as the numbers do.
+    The first n bits are ones for a positive number and zeros for a negative one, so that the bytes
+    sort like the numbers.
     """
     size = (value if value >= 0 else ~value).bit_length() // 7 + 1
     prefix = ((1 << size) - 1) << (7 * size)
