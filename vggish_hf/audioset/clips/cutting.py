@@ -36,6 +36,8 @@ from vggish_hf.inputs import MAX_CLIP_BYTES
 #: Seconds by which a file may differ from the clip, or from the whole video up to the clip's end.
 MARGIN = 1.0
 
+_MAX_WAV_HEADER_BYTES = 80
+
 # What a cut is encoded as, by what libsndfile calls the samples that it is cut from; and the type
 # that carries these without loss. Other ones, those of lossy codecs among them, decode to float32.
 _LOSSLESS = {
@@ -199,7 +201,7 @@ def _cut_with_soundfile(sound: soundfile.SoundFile, segment: Segment) -> bytes:
     except soundfile.SoundFileError as error:
         raise AudioError(f"cutting the clip out failed: {error}") from None
     _check_whole(received / rate, segment)
-    return encoded.getvalue()
+    return _without_time(encoded)
 
 
 def _read(sound: soundfile.SoundFile, samples: int, dtype: str) -> Iterator[NDArray[np.generic]]:
@@ -226,7 +228,17 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     encoded = io.BytesIO()
     container, subtype, _ = _FLOAT
     soundfile.write(encoded, samples.numpy().T, rate, subtype, format=container)
-    return encoded.getvalue()
+    return _without_time(encoded)
+
+
+def _without_time(encoded: io.BytesIO) -> bytes:
+    """Return a file without the time at which libsndfile wrote it: the same cut, the same bytes."""
+    content = bytearray(encoded.getvalue())
+    # Only WAV has one, in the chunk of the peaks, which comes before the samples.
+    peak = content.find(b"PEAK", 0, _MAX_WAV_HEADER_BYTES)
+    if content.startswith(b"RIFF") and peak >= 0:
+        content[peak + 12 : peak + 16] = bytes(4)
+    return bytes(content)
 
 
 def _check_size(size: int) -> None:
