@@ -269,3 +269,12 @@ def test_a_missing_file_fails(clips, tmp_path):
     (left_out,) = read_clips([first], in_memory=True)
     assert left_out.video_id == first.segment.video_id
     assert "No such audio file" in left_out.reason
+
+
+@pytest.mark.parametrize("channels", [1, 2, 9])
+def test_a_cut_does_not_depend_on_the_time(channels):
+    # libsndfile notes when it wrote a WAV of floats.
+    content = cut_clip(encode(noise(8, channels), subtype="DOUBLE"), segment(3, 5))
+    peak = content.index(b"PEAK")
+    assert content[peak + 12 : peak + 16] == bytes(4)
+    assert np.array_equal(decode(content)[0], noise(8, channels)[3 * RATE : 5 * RATE])

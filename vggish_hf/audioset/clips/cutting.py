@@ -252,10 +252,13 @@ def _cut_with_torchcodec(content: Path | bytes, segment: Segment) -> bytes:
     return _undated(encoded.getvalue())
 
 
-def _undated(wav: bytes) -> bytes:
+def _undated(encoded: bytes) -> bytes:
     """Take out the time that libsndfile writes into a WAV of floats: equal cuts are equal bytes."""
-    at = wav.find(b"PEAK", 0, _MAX_WAV_HEADER_BYTES)  # then size, version and time, 4 bytes each
-    return wav if at < 0 else wav[: at + 12] + bytes(4) + wav[at + 16 :]
+    if not encoded.startswith(b"RIFF"):
+        return encoded
+    # Then size, version and time, 4 bytes each.
+    at = encoded.find(b"PEAK", 0, _MAX_WAV_HEADER_BYTES)
+    return encoded if at < 0 else encoded[: at + 12] + bytes(4) + encoded[at + 16 :]
 
 
 def _check_size(size: int) -> None:
