@@ -276,7 +276,7 @@ def check_slow_store(engine: Engine, tmp_path: Path, model: Path) -> None:
         clips.insert(3, ("none", f"{server.url}/none.wav"))
         summary = run(engine, clips, tmp_path / "out", model, part_clips=4, num_workers=4)
     assert summary["clips"] == 6
-    assert_complete(tmp_path / "out", local, {"none": "there is none at"})
+    assert_complete(tmp_path / "out", local, {"none": "No such file"})
     run(LOCAL, [*local[:3], ("none", "none"), *local[3:]], tmp_path / "local", model, part_clips=4)
     found, expected = read_rows(tmp_path / "out"), read_rows(tmp_path / "local")
     assert all(np.array_equal(found[clip], expected[clip]) for clip in expected)

@@ -333,7 +333,7 @@ class TestAddresses:
     )
     def test_of_no_model(self, name, hub):
         hub.requests.clear()
-        with pytest.raises(FileNotFoundError, match="is the address of no model on the Hub"):
+        with pytest.raises(FileNotFoundError, match="is not the address of a model on the Hub"):
             VGGishModel.from_pretrained(name)
         assert hub.requests == []
 
@@ -553,7 +553,7 @@ class TestFetching:
         with pytest.raises(EntryNotFoundError) as error:
             VGGishModel.from_pretrained(repo_id, cache_dir=cache)
         assert error.value.__notes__ == [
-            f"{repo_id!r} is no model of vggish-hf's: it has no {missing}"
+            f"{repo_id!r} is not a model of vggish-hf: it has no {missing}"
         ]
         assert "pytorch_model.bin" not in fetched(hub)
 

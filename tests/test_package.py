@@ -172,7 +172,7 @@ def test_what_tools_read_is_what_there_is(face):
 
 
 @pytest.mark.slow
-def test_names_whose_extra_is_missing_are_passed_over_until_they_are_asked_for():
+def test_names_whose_extra_is_missing_are_skipped_until_they_are_used():
     code = """
 import sys
 sys.modules["datasets"] = None

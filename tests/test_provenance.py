@@ -91,7 +91,7 @@ def test_weights_in_memory(small_model):
     assert weights_sha256(doubled, postprocessor=False) != name
 
 
-def test_models_that_came_from_no_file_are_told_apart(small_model):
+def test_models_without_a_file_are_distinguished(small_model):
     first = VGGishPipeline(VGGishFeatureExtractor(), small_model)
     other = copy.deepcopy(small_model)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""VGGish audio embeddings: exact, fast, and at home on the Hugging Face Hub."""
+"""VGGish audio embeddings: exact, fast, and on the Hugging Face Hub."""
 
 from typing import TYPE_CHECKING
 
@@ -40,5 +40,5 @@ __getattr__, __dir__ = lazy_names(
     },
 )
 
-# Modules that were here before, and that users import by their old paths.
+# Moved modules that users import by their old paths.
 __path__.append(f"{__path__[0]}/_moved")

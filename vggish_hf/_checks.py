@@ -1,4 +1,4 @@
-"""Checks of arguments, with the same words everywhere."""
+"""Checks of arguments, with uniform messages."""
 
 import math
 import reprlib
@@ -13,7 +13,7 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 
 
 def check_between(name: str, value: Any, low: float, high: float) -> None:
-    """Raise ValueError unless `value` is a number from `low` to `high`; an int where both are."""
+    """Raise ValueError unless `value` is a number from `low` to `high`; an int if both are."""
     whole = isinstance(low, int) and isinstance(high, int)
     kinds = (int,) if whole else (int, float)
     is_number = isinstance(value, kinds) and not isinstance(value, bool)

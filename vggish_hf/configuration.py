@@ -1,4 +1,4 @@
-"""Every number of VGGish, once, with its unit; what follows from them is a property.
+"""Every number of VGGish, once, with its unit; derived numbers are properties.
 
 Source: `vggish_params.py` of the reference implementation (tensorflow/models,
 research/audioset/vggish).
@@ -14,7 +14,7 @@ from vggish_hf._checks import check_between, check_choice
 Padding = Literal["none", "short", "tail"]
 Activation = Literal["none", "relu"]
 
-# A config from elsewhere must not fill the memory. Each number's bounds, wide enough for any use:
+# An untrusted config must not fill the memory. Bounds of each number, wide enough for any use:
 _BOUNDS: dict[str, tuple[float, float]] = {
     "sampling_rate": (100, 1_000_000),
     "window_seconds": (1e-5, 10.0),
@@ -26,7 +26,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "example_seconds": (1e-6, 3600.0),
     "example_hop_seconds": (1e-6, 3600.0),
 }
-# And those of what follows from several of them.
+# Bounds of values derived from several numbers.
 _MAX_WINDOW = 1 << 14  # samples
 _MAX_EXAMPLE_LENGTH = 1 << 20  # samples: a minute at 16 kHz
 _MAX_EXAMPLE_SIZE = 1 << 19  # frames times bands: 85 times that of the original
@@ -37,7 +37,7 @@ _MAX_ACTIVATIONS = 1 << 23  # of a layer and an example: 21 times the most of th
 
 
 class FromDict:
-    """The way back from JSON, which refuses what the class does not know."""
+    """Builds a config from JSON, and refuses unknown keys."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -61,22 +61,22 @@ class VGGishFeatureConfig(FromDict):
     """The front end: from a waveform to log-mel examples.
 
     Args:
-        sampling_rate: Rate at which features are computed, Hz.
+        sampling_rate: Rate of the features' waveform, Hz.
         window_seconds: Length of the analysis window, seconds.
         hop_seconds: Distance between two frames, seconds.
         num_mel_bins: Number of mel bands.
         mel_min_hz: Lower edge of the lowest band, Hz.
         mel_max_hz: Upper edge of the highest band, Hz.
-        log_offset: What is added to the mel magnitudes before the logarithm.
+        log_offset: Added to the mel magnitudes before the logarithm.
         example_seconds: Length of an example, the network's input, seconds.
         example_hop_seconds: Distance between the starts of two examples, seconds; less than
             `example_seconds` makes them overlap. Both are whole numbers of frames.
-        padding: What becomes of samples that fill no example. `"none"`: dropped, as in the
+        padding: What to do with samples that fill no example. `"none"`: dropped, as in the
             reference. `"short"`: a clip shorter than one example is padded with zeros to one.
             `"tail"`: the last, partial example is padded too, so that every sample is in one.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
 
     Example:
         >>> config = VGGishFeatureConfig(example_hop_seconds=0.48)
@@ -139,7 +139,7 @@ class VGGishFeatureConfig(FromDict):
 
     @property
     def fft_length(self) -> int:
-        """Length of the Fourier transform, samples: the power of two that holds the window."""
+        """Length of the Fourier transform, samples: the smallest power of two for the window."""
         return 1 << (self.window_length - 1).bit_length()
 
     @property
@@ -163,7 +163,7 @@ class VGGishFeatureConfig(FromDict):
         return self.example_hop_frames * self.hop_length
 
     def num_examples(self, num_samples: int) -> int:
-        """Count the examples that a waveform gives under this config's `padding`.
+        """Count the examples of a waveform with this config's `padding`.
 
         Args:
             num_samples: Length of the waveform at `sampling_rate`, samples.
@@ -195,12 +195,12 @@ class VGGishConfig(FromDict):
         embedding_size: Width of the embedding, fc2.
         embedding_activation: `"none"`, as in the reference and the released AudioSet embeddings,
             or `"relu"`, as in older ports.
-        postprocessor: Whether the model carries the PCA post-processor.
+        postprocessor: Whether the model has the PCA post-processor.
         num_frames: Length of an example, frames.
         num_mel_bins: Number of mel bands of an example.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
 
     Example:
         >>> VGGishConfig(hidden_size=256).flat_size
@@ -220,7 +220,7 @@ class VGGishConfig(FromDict):
             raise ValueError(
                 f"Expected six `conv_channels`, got {reprlib.repr(self.conv_channels)}"
             )
-        # JSON knows no tuples.
+        # JSON has no tuples.
         object.__setattr__(self, "conv_channels", tuple(self.conv_channels))
         check_choice("embedding_activation", self.embedding_activation, Activation)
         for number, size in enumerate(self.conv_channels):
@@ -250,7 +250,7 @@ class VGGishConfig(FromDict):
         return convolutions + matrices + biases + postprocessor
 
     def _num_activations(self) -> int:
-        """Count the values that the largest convolution makes of one example."""
+        """Count the values of the largest convolution's output for one example."""
         shrunk = (1, 4, 16, 16, 64, 64)  # by the poolings before it
         size = self.num_frames * self.num_mel_bins
         return max(c * size // by for c, by in zip(self.conv_channels, shrunk, strict=True))

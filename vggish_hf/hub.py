@@ -1,6 +1,6 @@
-"""Where a model id leads: a built-in name, a local folder or a repository on the Hub.
+"""Resolve model ids: a built-in name, a local folder or a repository on the Hub.
 
-huggingface_hub is imported where it is used: it takes longer than to load the bundled model.
+huggingface_hub is imported on use: its import takes longer than loading the bundled model.
 """
 
 import importlib
@@ -20,8 +20,8 @@ def _google_folder(local_files_only: bool) -> Path:
     return folder
 
 
-#: Names that stand for a folder, each with the function that finds it, or makes it unless it is
-#: told to look on this machine alone.
+#: Built-in names, each with the function that finds its folder, or makes it unless it may only look
+#: on this machine.
 BUILTIN_MODELS: dict[str, Callable[[bool], Path]] = {
     "demo": lambda _local_files_only: Path(__file__).parent / "assets" / "demo",
     "google": _google_folder,
@@ -41,14 +41,14 @@ CARD_NAME = "README.md"
 
 
 class HubOptions(TypedDict, total=False):
-    """How to fetch from the Hub; each is passed on to `huggingface_hub.hf_hub_download`.
+    """How to fetch from the Hub; the options of `huggingface_hub.hf_hub_download`.
 
     Args:
-        revision: Branch, tag or commit; without it, the main branch.
+        revision: Branch, tag or commit; the default is the main branch.
         token: Access token, or True for the stored one.
-        cache_dir: Folder of the cache in place of the Hub's own.
-        local_files_only: Look in the cache alone.
-        force_download: Fetch even what is cached.
+        cache_dir: Folder of the cache, instead of the Hub's.
+        local_files_only: Only look in the cache.
+        force_download: Fetch even cached files.
     """
 
     revision: str | None
@@ -62,8 +62,8 @@ class PushOptions(TypedDict, total=False):
     """How to upload to the Hub.
 
     Args:
-        revision: Branch to commit to, made if need be; without it, the main branch.
-        private: Whether a new repository is private; without it, the organisation's default.
+        revision: Branch to commit to, created if needed; the default is the main branch.
+        private: Whether a new repository is private; the default is the organisation's.
         token: Access token, or True for the stored one.
         commit_message: The commit's first line.
     """
@@ -75,7 +75,7 @@ class PushOptions(TypedDict, total=False):
 
 
 def check_options(options: Mapping[str, Any], known: type, own: Sequence[str] = ()) -> None:
-    """Raise TypeError for an option that does not exist, and so would have no effect.
+    """Raise TypeError for an unknown option, which would have no effect.
 
     Args:
         options: The options.
@@ -100,22 +100,22 @@ def is_offline() -> bool:
 def find_folder(
     model_id: str | Path, filenames: Sequence[str], **options: Unpack[HubOptions]
 ) -> Path:
-    """Find the folder of a model, and fetch its files if they are on the Hub and not in the cache.
+    """Find the folder of a model, and fetch its files if they are on the Hub but not in the cache.
 
     Args:
-        model_id: A built-in name, the path of a local folder or of a file of it, or a repository
-            on the Hub: `org/name`, `org/name@revision`, `hf://org/name` or its address.
-        filenames: The files that must be in it; from the Hub, all of one commit.
-        **options: How to fetch from the Hub. For a built-in name `local_files_only` holds too, as
-            does the environment variable `HF_HUB_OFFLINE`; for a local folder none has an effect.
+        model_id: A built-in name, the path of a local folder or of a file in it, or a repository on
+            the Hub: `org/name`, `org/name@revision`, `hf://org/name` or its address.
+        filenames: The required files; from the Hub, all of one commit.
+        **options: How to fetch from the Hub. For a built-in name `local_files_only` and the
+            environment variable `HF_HUB_OFFLINE` count too; for a local folder none has an effect.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it lacks a file, or the cache does and
-            nothing may be fetched.
-        huggingface_hub.errors.HfHubHTTPError: The Hub refused, or has no such repository,
+        FileNotFoundError: The folder does not exist or lacks a file, or the cache does and nothing
+            may be fetched.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses, or lacks the repository,
             revision or file.
-        TypeError: There is no such option.
-        ValueError: A revision is given for what has none, or two are given.
+        TypeError: An option is unknown.
+        ValueError: A revision is given without a Hub id, or two are given.
     """
     check_options(options, HubOptions)
     name = str(model_id)
@@ -150,7 +150,7 @@ def find_folder(
 
 
 def _local_folder(name: str) -> Path | None:
-    """The folder that a path names, itself or by a file of a model; None where there is none."""
+    """The folder of a path to a folder or to a model's file; None if it does not exist."""
     if _is_address(name):
         return None
     path = Path(name).expanduser()
@@ -161,8 +161,8 @@ def _local_folder(name: str) -> Path | None:
     if path.name in (CONFIG_NAME, WEIGHTS_NAME, FEATURE_CONFIG_NAME):
         return path.parent
     raise FileNotFoundError(
-        f"Expected a model folder, {name!r} is a file; `vggish-hf convert {name} -o DIR` makes a "
-        "model folder of a checkpoint"
+        f"Expected a model folder, {name!r} is a file; `vggish-hf convert {name} -o DIR` turns a "
+        "checkpoint into a model folder"
     )
 
 
@@ -171,7 +171,7 @@ def _is_address(name: str) -> bool:
 
 
 def _parse_id(model_id: str | Path) -> tuple[str, str | None]:
-    """Split a repository's id or address into `org/name` and the revision, if it names one."""
+    """Split a repository's id or address into `org/name` and the revision, if any."""
     name = rest = str(model_id)
     if name.startswith("hf://"):
         rest = name.removeprefix("hf://").removeprefix("models/").rstrip("/")
@@ -187,14 +187,15 @@ def _parse_id(model_id: str | Path) -> tuple[str, str | None]:
             f"Expected a model folder, a Hub id ({_FORMS}) or one of "
             f"{', '.join(map(repr, sorted(BUILTIN_MODELS)))}; "
             + (
-                f"{name!r} is the address of no model on the Hub"
+                f"{name!r} is not the address of a model on the Hub"
                 if _is_address(name)
                 else f"there is no folder {name!r}"
             )
         )
     revision = match["at"]
     if match["path"]:
-        # `refs/pr/1` is one revision; other slashes come encoded, and others begin a file's path.
+        # `refs/pr/1` is one revision; other revisions' slashes are encoded, else a file's path
+        # begins.
         parts_of = match["path"].split("/")
         revision = unquote("/".join(parts_of[:3] if parts_of[0] == "refs" else parts_of[:1]))
     return match["id"], revision
@@ -218,19 +219,19 @@ def _download(repo_id: str, filenames: Sequence[str], options: HubOptions) -> Pa
                 f"{filename} of {repo_id!r} is not in the cache, and was not fetched: {reason}"
             ) from error
         except EntryNotFoundError as error:
-            error.add_note(f"{repo_id!r} is no model of vggish-hf's: it has no {filename}")
+            error.add_note(f"{repo_id!r} is not a model of vggish-hf: it has no {filename}")
             raise
         except HfHubHTTPError as error:
             error.add_note(f"while fetching {filename} of {repo_id!r}")
             raise
     if len(set(folders)) > 1:
-        # A cached file's folder is named for its commit: the branch moved between two files.
+        # A cached file's folder has the name of its commit: the branch moved between two files.
         return _download(repo_id, filenames, {**options, "revision": folders[-1].name})
     return folders[-1]
 
 
 def _why_not_fetched(error: BaseException, options: HubOptions) -> str:
-    """Say what kept a file from being fetched, and the way out."""
+    """Say why a file was not fetched, and the way out."""
     from huggingface_hub import constants
 
     if options.get("local_files_only"):
@@ -250,9 +251,9 @@ def _why_not_fetched(error: BaseException, options: HubOptions) -> str:
 
 
 def push(save: Callable[[Path], object], repo_id: str, **options: Unpack[PushOptions]) -> str:
-    """Upload what a function saves into a folder; see `push_folder`.
+    """Upload the files that a function saves into a folder; see `push_folder`.
 
-    The card of a repository that has one stays: somebody may have written it.
+    A repository's own card stays: somebody may have written it.
     """
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
@@ -262,21 +263,21 @@ def push(save: Callable[[Path], object], repo_id: str, **options: Unpack[PushOpt
 def push_folder(
     folder: Path, repo_id: str, *, keep_card: bool = False, **options: Unpack[PushOptions]
 ) -> str:
-    """Upload a model's files to a repository in one commit, making the repository if need be.
+    """Upload a model's files to a repository in one commit, creating the repository if needed.
 
     Args:
-        folder: Where the files are; any other files stay there.
+        folder: The files' folder; other files in it are not uploaded.
         repo_id: The repository.
-        keep_card: Whether a README.md that the repository has stays.
+        keep_card: Whether to keep the repository's README.md.
         **options: See `PushOptions`.
 
     Returns:
         The commit's address.
 
     Raises:
-        huggingface_hub.errors.HfHubHTTPError: The Hub refused.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses.
         OSError: The Hub cannot be reached.
-        TypeError: There is no such option.
+        TypeError: An option is unknown.
     """
     check_options(options, PushOptions)
     from huggingface_hub import constants
@@ -285,7 +286,7 @@ def push_folder(
     try:
         return _upload(folder, repo_id, keep_card, options)
     except Exception as error:
-        # The base of the Hub's errors is that of a lost connection in the library that it uses.
+        # The Hub's errors have the same base as a lost connection in its HTTP library.
         lost = isinstance(error, HfHubHTTPError.__bases__[0])
         if isinstance(error, HfHubHTTPError) or not lost:
             raise

@@ -1,6 +1,6 @@
 """Pictures of clips, embeddings, classes and scores.
 
-matplotlib, of the extra `plot`, is imported where one is drawn.
+matplotlib, of the extra `plot`, is imported on use.
 """
 
 import warnings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vggish_hf.pipeline import VGGishOutput
 
-# As many colours as can be told apart, and more names than these overlap.
+# As many colours as people can distinguish; more names would overlap.
 _MAX_LEGEND = 20
 _MAX_CLASS_NAMES = 40
 _MAX_CLASS_NUMBERS = 12
@@ -30,7 +30,7 @@ _MAX_CHARACTERS = 40
 
 
 def _make_figure(width: float, height: float) -> "Figure":
-    """Make an empty figure; without pyplot, which keeps every figure and may need a screen."""
+    """Make an empty figure without pyplot, which keeps every figure and may need a screen."""
     _check_matplotlib()
     from matplotlib.figure import Figure
 
@@ -45,9 +45,9 @@ def _check_matplotlib() -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Write a picture, which appears whole."""
+    """Write a picture, which appears only when it is complete."""
     with unfinished_file(path) as unfinished, warnings.catch_warnings():
-        # A name may have letters that the font has not: they are drawn as boxes.
+        # A name may have letters that the font lacks: they become boxes.
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         figure.savefig(unfinished, format=path.suffix.lower().removeprefix("."))
 
@@ -62,13 +62,13 @@ def draw_clip(
 ) -> None:
     """Draw the waveform, the log-mel examples with their borders and the embeddings, over time.
 
-    The file appears whole.
+    The file appears only when it is complete.
 
     Args:
         path: The picture, in a format that matplotlib knows by its ending.
         waveform: (time,).
         sampling_rate: The waveform's rate, Hz.
-        examples: (examples, frames, bands), as the extractor made them.
+        examples: (examples, frames, bands), from the extractor.
         output: The clip's embeddings.
         config: The extractor's config.
 
@@ -112,7 +112,7 @@ def draw_clip(
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise ValueError unless matplotlib writes pictures of this ending."""
+    """Raise ValueError unless matplotlib writes pictures with this ending."""
     _check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -124,7 +124,7 @@ def check_picture(path: str | Path) -> None:
 
 
 def draw_scores(path: str | Path, scores: Sequence[tuple[str, float]], title: str) -> None:
-    """Draw how scores are distributed, and the largest by name; the file appears whole.
+    """Draw the distribution of scores, and the largest by name, into a file.
 
     Args:
         path: The picture, in a format that matplotlib knows by its ending.
@@ -157,15 +157,15 @@ def _shortened(name: str) -> str:
 
 
 def project_to_plane(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Project points on the plane in which they vary most: their first two principal components.
+    """Project points onto the plane in which they vary most: their first two principal components.
 
     Args:
         embeddings: (points, size), finite.
 
     Returns:
         The points (points, 2), and the share of the variance along each axis (2,); float64, on the
-        CPU. An axis points to where its largest weight is positive, so that it seldom flips from
-        one map of a training to the next.
+        CPU. The largest weight of an axis is positive, so that it seldom flips between the maps of
+        a training.
 
     Example:
         >>> line = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
@@ -188,7 +188,7 @@ def draw_map(embeddings: Tensor, labels: Tensor, classes: Sequence[str], title: 
     """Draw clips as points on a plane, coloured by class.
 
     Args:
-        embeddings: (clips, size); those that are not finite are left out.
+        embeddings: (clips, size); those that are not finite are skipped.
         labels: (clips,), the class of each, -1 (grey) for none.
         classes: The names of the classes; up to twenty are named.
         title: The title.
@@ -211,26 +211,26 @@ def draw_map(embeddings: Tensor, labels: Tensor, classes: Sequence[str], title: 
         for label in sorted(set(labels.tolist())):
             x, y = points[labels == label].mT.numpy()
             name, colour = ("none", "grey") if label < 0 else (classes[label], colours(label))
-            # A label that begins with an underscore would be left out of the legend.
+            # The legend would skip a label that begins with an underscore.
             axes.scatter(x, y, s=12, color=colour, label=f" {name}", linewidths=0)
     axes.set_title(title)
     if len(labels) and len(classes) <= _MAX_LEGEND:
         legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a dollar sign in a name is no formula
+            text.set_parse_math(False)  # a dollar sign in a name does not start a formula
     return figure
 
 
 def draw_confusion(
     confusion: Tensor, classes: Sequence[str], title: str, counts: Sequence[int] | None = None
 ) -> "Figure":
-    """Draw a matrix of shares, a row for each true class and a column for each predicted one.
+    """Draw a matrix of shares, one row per true class and one column per predicted class.
 
     Args:
         confusion: (classes, classes), from 0 to 1; rows of NaN stay empty.
         classes: The names of the classes; up to forty are named.
         title: The title.
-        counts: How many clips have each class: named beside it, as a share of one clip says little.
+        counts: Clips per class, shown next to its name, since a share of one clip says little.
     """
     count = len(classes)
     rows = [f"{name} ({n})" for name, n in zip(classes, counts or [], strict=False)] or classes

@@ -226,7 +226,7 @@ def test_other_weights_than_it_learnt_from(
     assert capsys.readouterr().err == ""
     assert predict(paths[0], "--model", lively_model_folder, classifier=tmp_path / "head") == 0
     error = capsys.readouterr().err
-    assert error.startswith("vggish-hf: warning: this classifier has learnt from embeddings of ")
+    assert error.startswith("vggish-hf: warning: this classifier learnt from embeddings of ")
     assert str(small_model_folder) in error
     assert pipeline.weights_sha256[:12] in error
     assert error.count("\n") == 1

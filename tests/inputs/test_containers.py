@@ -201,7 +201,7 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["s.tar", "s.parquet"])
     def test_not_there_or_no_file(self, tmp_path, name):
         (clip,) = clips_in(stored(tmp_path / name))
-        with pytest.raises(ValueError, match=f"Expected a file, there is none at '{name}'"):
+        with pytest.raises(ValueError, match=f"No such file: '{name}'"):
             clip.load()
         os.mkfifo(tmp_path / name)
         assert listed(stored(tmp_path / name))[1] == [clip.problem]

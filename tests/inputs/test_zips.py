@@ -164,7 +164,7 @@ def test_members_that_share_bytes(tmp_path):
     struct.pack_into("<L", data, second + 42, 10)
     first, second = clips_in(tmp_path / "s.zip", bytes(data))
     assert first.load() == content(0)
-    with pytest.raises((ValueError, OSError), match=r"b\.wav' shares some with another|Overlap"):
+    with pytest.raises((ValueError, OSError), match=r"b\.wav' overlaps another|Overlap"):
         second.load()
 
 

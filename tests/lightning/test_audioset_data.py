@@ -274,5 +274,5 @@ def test_clips_balanced_and_held_out(clips, tmp_path):
 
 
 def test_a_folder_of_clips_that_is_not_there():
-    with pytest.raises(FileNotFoundError, match="there is no folder 'org/name/clips'"):
+    with pytest.raises(FileNotFoundError, match="no folder 'org/name/clips' found"):
         AudioSetClipsDataModule("org/name").setup("fit")

@@ -111,7 +111,7 @@ class TestForward:
                     classifier(batch)
             for dtype in (torch.float32, torch.float64, torch.float16):
                 batch = {**embedding_batch, "embedding": quantised.to(dtype)}
-                with pytest.raises(ValueError, match="nothing but whole numbers, up to 25"):
+                with pytest.raises(ValueError, match="only whole numbers, up to 25"):
                     classifier(batch)
             for values in (torch.zeros(3, 4, 128), torch.full((3, 4, 128), 30.5)):
                 classifier({**embedding_batch, "embedding": values})
@@ -636,7 +636,7 @@ class TestFolders:
         assert_same(network.model, classifier.backbone)
         torch.nn.init.zeros_(network.model.fc2.weight)
         assert classifier.backbone.fc2.weight.any()
-        with pytest.raises(ValueError, match="with a network, this one is a head alone"):
+        with pytest.raises(ValueError, match="with a network, this one is only a head"):
             VGGishClassifier(CLASSES).to_pipeline()
 
     def test_a_network_without_a_head(self, small_model_folder):
@@ -705,7 +705,7 @@ class TestClassify:
         [(index, source, error)] = failed
         assert (index, source) == (0, short)
         assert isinstance(error, TooShortError)
-        with pytest.raises(TooShortError, match="input 0 is shorter than an example"):
+        with pytest.raises(TooShortError, match="Input 0 is shorter than an example"):
             list(classifier.classify(inputs))
 
     def test_other_weights_than_it_learnt_from(self, small_model_folder, lively_model_folder):
@@ -714,7 +714,7 @@ class TestClassify:
         )
         head = VGGishClassifier(CLASSES, embeddings_from=learnt.provenance("none"))
         head.classify([], pipeline=learnt)
-        with pytest.warns(UserWarning, match=f"weights {learnt.weights_sha256[:12]}, and now"):
+        with pytest.warns(UserWarning, match=f"weights {learnt.weights_sha256[:12]}, but now"):
             head.classify([], pipeline=other)
         VGGishClassifier(CLASSES).classify([], pipeline=other)  # nothing is known
 
@@ -816,15 +816,18 @@ class TestArguments:
             ({"classes": ["a", "b", "a"]}, "`classes` of different names"),
             ({"task": "tagging"}, "`task` to be one of 'single_label', 'multi_label', got"),
             ({"pretrained": "google"}, "`pretrained` or `config`, got both: the weights of 'goo"),
-            ({"config": None, "batch_norm": True}, "Expected `config` for batch_norm=True"),
+            ({"config": None, "batch_norm": True}, "batch_norm=True needs `config`"),
             ({"config": {"hidden": 3}}, "VGGishConfig has no 'hidden'"),
             ({"feature_config": {"rate": 3}}, "VGGishFeatureConfig has no 'rate'"),
             ({"head": {"kind": "mlp", "depth": 3}}, "HeadConfig has no 'depth'"),
             ({"postprocess": "uint8"}, "`postprocess` to be one of 'none', 'pca', got 'uint8'"),
-            ({"postprocess": "pca"}, "a model with a post-processor for postprocess='pca'"),
+            ({"postprocess": "pca"}, "postprocess='pca' needs a model with a post-processor"),
             ({"label_smoothing": 1.0}, "`label_smoothing` from 0 to below 1, got 1.0"),
             ({"gain_db": -1.0}, "`gain_db` from 0"),
-            ({"feature_config": {"num_mel_bins": 32}}, "an extractor that makes what the model"),
+            (
+                {"feature_config": {"num_mel_bins": 32}},
+                "an extractor that makes the model's examples",
+            ),
         ],
     )
     def test_they_are_checked(self, options, message):

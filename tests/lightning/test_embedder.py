@@ -107,7 +107,7 @@ def test_it_refuses_what_would_change_the_numbers(small_model_folder, tmp_path):
 
 
 def test_postprocess_is_checked(tiny_model_folder):
-    with pytest.raises(ValueError, match="with a post-processor for postprocess='uint8'"):
+    with pytest.raises(ValueError, match="postprocess='uint8' needs a model with a post-processor"):
         VGGishEmbedder(tiny_model_folder, postprocess="uint8")
     with pytest.raises(ValueError, match="got 'int8'"):
         VGGishEmbedder(tiny_model_folder, postprocess="int8")

@@ -136,7 +136,7 @@ def test_provenance_is_the_pipeline_s(small_model_folder, tmp_path):
     EmbeddingFolder(tmp_path).start(pipe.provenance("uint8"), 128, torch.uint8)
 
 
-def test_it_goes_on(small_model_folder, tmp_path, expected):
+def test_it_resumes(small_model_folder, tmp_path, expected):
     module = VGGishEmbedder(small_model_folder)
     predict(module, files(PATHS[:6]), VGGishEmbeddingWriter(tmp_path, clips_per_part=2))
     done = set(EmbeddingFolder(tmp_path).completed_ids())
@@ -203,7 +203,7 @@ def test_other_weights_and_options_are_refused(small_model_folder, tmp_path, cha
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_weights_of_no_file_are_told_apart(small_model, tmp_path):
+def test_weights_without_a_file_are_distinguished(small_model, tmp_path):
     extractor = VGGishFeatureExtractor(VGGishFeatureConfig(padding="short"))
     module = VGGishEmbedder(VGGishPipeline(extractor, small_model))
     predict(module, files(PATHS[:2]), VGGishEmbeddingWriter(tmp_path))
@@ -347,7 +347,7 @@ def test_a_module_that_says_nothing_of_itself_is_not_resumed(tmp_path):
 def test_a_folder_that_another_job_writes_is_refused(tmp_path):
     module = Own([{"id": ["a"], "embedding": rows(1.0)}])
     out = tmp_path / "out"
-    with EmbeddingFolder(out).lock(), pytest.raises(OSError, match="is writing it"):
+    with EmbeddingFolder(out).lock(), pytest.raises(OSError, match="is writing"):
         predict(module, None, VGGishEmbeddingWriter(out))
     predict(module, None, VGGishEmbeddingWriter(out))
     broken = Own([{"id": ["b"], "embedding": rows(1.0)}, {"id": ["c"]}])
@@ -485,7 +485,7 @@ def computed_by(notes):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a group of processes")
-def test_a_run_that_is_killed_goes_on(start, small_model_folder, tmp_path, expected):
+def test_a_killed_run_is_resumed(start, small_model_folder, tmp_path, expected):
     out, arguments = tmp_path / "out", ("files", small_model_folder, AUDIO)
     killed = start(tmp_path / "first", "stall", *arguments)
     # Each process sleeps behind its first part.

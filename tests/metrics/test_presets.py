@@ -217,8 +217,6 @@ def test_errors(pipe, small_model):
         ClipEmbedder(pipe, "other")
     config = VGGishFeatureConfig(sampling_rate=32_000)
     other = VGGishPipeline(VGGishFeatureExtractor(config), small_model)
-    with pytest.raises(
-        ValueError, match="preset 'google' needs a model of 16 kHz, got one of 32000 Hz"
-    ):
+    with pytest.raises(ValueError, match="needs a model of 16 kHz, got one of 32000 Hz"):
         ClipEmbedder(other, "google")
     assert ClipEmbedder(other).pipeline is other

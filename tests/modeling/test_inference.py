@@ -246,7 +246,7 @@ def test_a_config_that_changed_is_noticed(model, examples):
     assert networks.fastest(model)(examples).min() == 0
 
 
-def test_models_at_the_same_address_are_told_apart(tmp_path, examples):
+def test_models_at_the_same_address_are_distinguished(tmp_path, examples):
     folders = [tmp_path / str(seed) for seed in range(4)]
     expected = []
     for seed, folder in enumerate(folders):

@@ -148,7 +148,7 @@ class TestPostprocessing:
     @pytest.mark.parametrize("name", ["pca", "uint8"])
     def test_a_model_without_a_postprocessor(self, name):
         find_postprocess("none").check(None)
-        message = f"post-processor for postprocess='{name}', this one has none"
+        message = f"postprocess='{name}' needs a model with a post-processor, this one has none"
         with pytest.raises(ValueError, match=message):
             find_postprocess(name).check(None)
         with pytest.raises(ValueError, match=message):

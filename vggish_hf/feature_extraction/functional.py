@@ -1,10 +1,9 @@
 """The front end as pure functions: a waveform in, log-mel examples out.
 
 Reproduces `mel_features.py` and `vggish_input.py` of the reference implementation
-(tensorflow/models, research/audioset/vggish). Nothing deviates; what other libraries do
-differently: the spectrum is a magnitude, not a power; the window stands at the start of the FFT
-buffer, not in its middle; frames are neither centred nor padded; the mel triangles are linear in
-mel, not in Hz.
+(tensorflow/models, research/audioset/vggish) exactly. Other libraries differ: here the spectrum is
+a magnitude, not a power; the window is at the start of the FFT buffer, not in its middle; frames
+are neither centred nor padded; the mel triangles are linear in mel, not in Hz.
 """
 
 import functools
@@ -23,27 +22,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# Frames at once on a CPU: clips of 5 and 10 s, of 498 and 998, are three and six times as long. The
-# caches hold their spectra, and the next ones come into the same memory; fresh pages of it would
-# cost more than the arithmetic.
+# Frames at once on a CPU: clips of 5 and 10 s have three and six times as many, 498 and 998. The
+# caches hold their spectra, and the next ones reuse the memory; fresh pages would cost more than
+# the arithmetic.
 _CHUNK_FRAMES = 168
-# Bands of one product of matrices: whole vectors of a processor, and yet so few that little of the
-# weights is zero.
+# Bands per matrix product: whole vectors of a processor, but so few that few weights are zero.
 _BLOCK_BANDS = 16
 
 
 def cached_constant(build: Callable[P, R], *, maxsize: int = 16) -> Callable[P, R]:
     """Keep the last `maxsize` constants that `build` made.
 
-    `build` names dtype and device of every tensor it makes, or torch's defaults at its first call
-    would stay in the cache. They are no buffers of a module because a buffer has one dtype and
-    one device, and these follow the waveform: a cast module would compute with rounded filters.
+    `build` sets dtype and device of every tensor, or the cache would keep torch's defaults of its
+    first call. They are not buffers because a buffer has one dtype and one device, and these follow
+    the waveform: a cast module would compute with rounded filters.
     """
     cached: Callable[..., R] = functools.lru_cache(maxsize)(build)
 
     @functools.wraps(build)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # A tensor made while tracing is a fake one, and must not outlive the trace.
+        # A tensor made while tracing is fake, and must not outlive the trace.
         if torch.compiler.is_compiling():
             return build(*args, **kwargs)
         # One made under inference mode could never be used for training.
@@ -54,11 +52,11 @@ def cached_constant(build: Callable[P, R], *, maxsize: int = 16) -> Callable[P, 
 
 
 def check_waveform(waveform: Tensor) -> None:
-    """Raise ValueError (TypeError for no tensor) unless the front end can take `waveform`.
+    """Raise ValueError (TypeError if not a tensor) unless `waveform` is valid.
 
     Args:
-        waveform: (..., time), float32 or float64, finite. While exporting or compiling its values
-            are not looked at.
+        waveform: (..., time), float32 or float64, finite. Exporting or compiling skips the check of
+            values.
     """
     if not isinstance(waveform, Tensor):
         raise TypeError(
@@ -88,20 +86,20 @@ def check_waveform(waveform: Tensor) -> None:
 
 
 def _is_finite(waveform: Tensor) -> bool:
-    # A finite sum has finite terms, and is found thirty times as fast.
+    # A finite sum has finite terms, and is thirty times as fast.
     finite = waveform.sum().isfinite()
     try:
         return bool(finite) or bool(waveform.isfinite().all())
     except RuntimeError as error:
-        if "vmap" in str(error):  # torch gives no values out of it, nor a public way to ask
+        if "vmap" in str(error):  # torch shows no values in it, and has no public test for it
             return True
         raise
 
 
 def is_best_in_parts(waveform: Tensor, size: int) -> bool:
-    """Whether to work on parts of at most `size` samples in turn: on a CPU, whose caches are small.
+    """Whether to work in chunks of at most `size` samples: on a CPU, whose caches are small.
 
-    Not where a graph is recorded, which keeps the memory of all parts, or traced for any length.
+    Not if a graph is recorded, which keeps the memory of all chunks, or traced for any length.
     """
     is_recorded = torch.is_grad_enabled() and waveform.requires_grad
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
@@ -152,10 +150,10 @@ def fft_window(config: VGGishFeatureConfig, dtype: torch.dtype, device: torch.de
 def mel_blocks(
     config: VGGishFeatureConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[slice, Tensor], ...]:
-    """Cut the filterbank, most of which is zero, into blocks of neighbouring bands.
+    """Cut the filterbank, which is mostly zero, into blocks of neighbouring bands.
 
     Returns:
-        For each block the bins that its bands cover, and their weights (bins, bands).
+        For each block its bins, and their weights (bins, bands).
     """
     low, high = (math.log1p(hertz / 700.0) for hertz in (config.mel_min_hz, config.mel_max_hz))
     bins_per_hertz = config.fft_length / config.sampling_rate
@@ -188,7 +186,7 @@ def log_mel_spectrogram(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor
         return _log_mel(waveform, config)
     *batch, time = waveform.shape
     num_frames = 1 + (time - config.window_length) // hop
-    together = max(_CHUNK_FRAMES * hop // time, 1)  # several short clips, or parts of a long one
+    together = max(_CHUNK_FRAMES * hop // time, 1)  # several short clips, or chunks of a long one
     chunks = [
         _log_mel(clips[:, first * hop : (first + _CHUNK_FRAMES) * hop + overlap], config)
         for clips in torch.split(waveform.reshape(-1, time), together)
@@ -199,25 +197,24 @@ def log_mel_spectrogram(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor
 
 
 def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
-    # The transform is in double precision: in single, what a loud tone leaves in the silent bins is
-    # a thousand times the rounding of the result. MPS has no float64.
+    # The transform is in double precision: in single, a loud tone leaks a thousand times the
+    # result's rounding into the silent bins. MPS has no float64.
     precision = torch.float32 if waveform.device.type == "mps" else torch.float64
     window = fft_window(config, precision, waveform.device)
-    # What follows the last frame's window is multiplied by its zeros.
+    # Samples after the last frame's window are multiplied by its zeros.
     padding = (0, config.fft_length - config.window_length)
     samples = torch.nn.functional.pad(waveform.to(precision), padding)
     frames = samples.unfold(-1, config.fft_length, config.hop_length)
     single = waveform.dtype == torch.float32
     spectrum = torch.fft.rfft(frames * window).to(torch.complex64 if single else torch.complex128)
     real, imaginary = torch.view_as_real(spectrum).square().unbind(-1)
-    # `abs` takes twice as long. What is added is too little to count; it makes the slope of the
-    # root finite at zero.
+    # `abs` takes twice as long. The tiny addend makes the root's slope finite at zero.
     tiny = torch.finfo(waveform.dtype).tiny
     magnitude = (real + imaginary).add_(tiny).sqrt_()
     blocks = mel_blocks(config, waveform.dtype, waveform.device)
     with without_autocast(waveform.device):
-        # Of two dimensions: with more, torch chooses by the batch how to multiply, and a program
-        # that is exported for any batch would refuse one.
+        # Two dimensions: with more, torch chooses the product by the batch, and a program exported
+        # for any batch would reject one.
         rows = magnitude.flatten(0, -2)
         bands = [rows[:, bins] @ weight for bins, weight in blocks]
     mel = torch.cat(bands, dim=-1).reshape(*magnitude.shape[:-1], config.num_mel_bins)
@@ -225,7 +222,7 @@ def _log_mel(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
 
 
 def extract_examples(waveform: Tensor, config: VGGishFeatureConfig) -> Tensor:
-    """Log-mel examples of waveforms of one length, padded as `config.padding` says.
+    """Log-mel examples of waveforms of one length, padded by `config.padding`.
 
     Args:
         waveform: (..., time) at `config.sampling_rate`, float32 or float64.

@@ -15,18 +15,18 @@ from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.feature_extraction.functional import check_waveform, extract_examples
 from vggish_hf.feature_extraction.resampling import resample, resample_blocks
 
-# What its config calls it, subclasses included: they read each other's.
+# Its name in the config, the same for subclasses, which read each other's configs.
 _TYPE = "VGGishFeatureExtractor"
 
 
 class VGGishFeatureExtractor(nn.Module):
-    """Waveforms to the log-mel examples that VGGish takes.
+    """Waveforms to VGGish's log-mel examples.
 
-    Stateless: the filters are built in float64 once for each dtype, device and sampling rate and
-    follow the waveform, so there is nothing to move or to cast.
+    Stateless: the filters are built in float64 once per dtype, device and sampling rate, and follow
+    the waveform, so there is nothing to move or cast.
 
     Args:
-        config: The front end's numbers; the reference's without it.
+        config: The front end's numbers; the default is the reference's.
 
     Shape:
         - Input: (..., time)
@@ -51,18 +51,18 @@ class VGGishFeatureExtractor(nn.Module):
 
         Args:
             waveform: (..., time), float32 or float64, in [-1, 1], on any device. The leading
-                dimensions, channels among them, are kept: mix to mono by `waveform.mean(-2)`
-                before, as the reference does.
-            sampling_rate: The waveform's rate, Hz; without it, the config's (16 kHz). At another
-                rate the waveform is resampled as the reference does.
+                dimensions, including channels, are kept: mix to mono first by `waveform.mean(-2)`,
+                like the reference.
+            sampling_rate: The waveform's rate, Hz; the default is the config's (16 kHz). Other
+                rates are resampled like the reference.
 
         Returns:
             (..., examples, example_frames, num_mel_bins), on the waveform's device and of its
             dtype.
 
         Raises:
-            ValueError: The waveform is an integer tensor, a scalar, empty, not finite or looks
-                like (time, channels), or the rate is no positive whole number.
+            ValueError: The waveform is an integer tensor, a scalar, empty, not finite or looks like
+                (time, channels), or the rate is not a positive whole number.
         """
         check_waveform(waveform)
         if sampling_rate is not None:
@@ -73,16 +73,16 @@ class VGGishFeatureExtractor(nn.Module):
     def stream(
         self, blocks: Iterable[Tensor], sampling_rate: int | None = None, *, max_examples: int = 64
     ) -> Iterator[Tensor]:
-        """Compute the examples of a waveform of any length that comes in blocks.
+        """Compute the examples of a waveform of any length in blocks.
 
         Args:
-            blocks: Consecutive parts (time,) of one waveform, of any lengths.
+            blocks: Consecutive blocks (time,) of one waveform, of any lengths.
             sampling_rate: As for `forward`.
             max_examples: The most examples at once.
 
         Yields:
-            (examples, example_frames, num_mel_bins); together, what `forward` gives for the whole.
-            Memory is bounded by the length of a block and `max_examples`.
+            (examples, example_frames, num_mel_bins); together, the result of `forward`. The length
+            of a block and `max_examples` bound the memory.
 
         Raises:
             ValueError: As for `forward`.
@@ -106,20 +106,20 @@ class VGGishFeatureExtractor(nn.Module):
                 emitted += max_examples
         remaining = config.num_examples(emitted * hop + pending) - emitted
         if remaining > 0:
-            # A clip so short that nothing of it is left at the lower rate is silence.
+            # A clip too short for one sample at the lower rate is silence.
             yield extract_examples(torch.cat(parts) if pending else torch.zeros(1), config)
 
     def example_times(self, num_examples: int, first_example: int = 0) -> Tensor:
-        """When each of `num_examples` examples starts: (num_examples,), seconds, float64.
+        """Start of each of `num_examples` examples: (num_examples,), seconds, float64.
 
         Args:
-            num_examples: How many there are.
-            first_example: The number of the first of them in its clip.
+            num_examples: The number of examples.
+            first_example: The number of the first one in its clip.
         """
         numbers = torch.arange(
             first_example, first_example + num_examples, dtype=torch.float64, device="cpu"
         )
-        # Whole samples, and so the nearest float64 to each time: one rounding, in the division.
+        # Whole samples give the nearest float64 to each time: only the division rounds.
         return numbers * self.config.example_hop_length / self.config.sampling_rate
 
     @classmethod
@@ -133,9 +133,9 @@ class VGGishFeatureExtractor(nn.Module):
             **options: How to fetch from the Hub, see `HubOptions`.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it lacks the file.
-            ValueError: The file has keys that the config does not know, or values it refuses.
-            TypeError: There is no such option.
+            FileNotFoundError: The folder does not exist, or lacks the file.
+            ValueError: The file has unknown keys or invalid values.
+            TypeError: An option is unknown.
         """
         files = (hub.FEATURE_CONFIG_NAME,)
         folder = hub.find_folder(pretrained_model_name_or_path, files, **options)
@@ -149,7 +149,7 @@ class VGGishFeatureExtractor(nn.Module):
         return cls(VGGishFeatureConfig.from_dict(values))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write preprocessor_config.json into a folder, which is made if need be."""
+        """Write preprocessor_config.json into a folder, created if needed."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         values = {"feature_extractor_type": _TYPE, **asdict(self.config)}
@@ -159,7 +159,7 @@ class VGGishFeatureExtractor(nn.Module):
         """Upload preprocessor_config.json to a Hub repository.
 
         Args:
-            repo_id: The repository, `org/name`; made if need be.
+            repo_id: The repository, `org/name`; created if needed.
             **options: See `PushOptions`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Which clips files, folders, globs, lists, archives, tables and URLs hold."""
+"""Find the clips in files, folders, globs, lists, archives, tables and URLs."""
 
 from vggish_hf.inputs.addresses import without_secrets as without_secrets
 from vggish_hf.inputs.clip import MAX_CLIP_BYTES as MAX_CLIP_BYTES

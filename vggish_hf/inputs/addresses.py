@@ -1,4 +1,4 @@
-"""What paths and URLs say by themselves, and how they are shown without their secrets."""
+"""Inspect paths and URLs without reading them, and show them without secrets."""
 
 import os
 import re
@@ -8,17 +8,17 @@ from urllib.parse import unquote_plus
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
-# A word of a text with a query or a fragment, up to the punctuation around it.
+# A word with a query or a fragment, up to the punctuation around it.
 _QUERY = re.compile(r"([^\s?#]+)(\?[^\s#]*?)?(#\S*?)?(?=[])}>'\",;.:]*(?:\s|$))")
 
-# Parts of the names of parameters that sign, or that identify who may read.
+# Substrings of names of parameters that sign or that identify readers.
 _SECRET_NAME = re.compile(
     r"sig|token|auth|secret|pass|pwd|credential|key|accessid|session|policy|hmac|jwt|ticket|bearer"
     r"|login|user|expir|^x-?(amz|goog|oss|cos|obs|ms)-"
 )
-# Parameters that mean something else without Azure's `sig` beside them.
+# Parameters with another meaning without Azure's `sig`.
 _AZURE_NAME = re.compile("s([veprst]|rt|pr|ip|dd|es|cid|k[tesv]|koid|ktid|aoid|uoid)")
-# No name of a clip: a JSON Web Token, a digest, a signature under an unusual name.
+# Not a clip's name: a JSON Web Token, a digest, a signature under an unusual name.
 _SECRET_VALUE = re.compile(
     r"eyJ[\w-]+\..*|[0-9A-Fa-f]{40,}|(?=.*\d)(?=.*[a-z])[A-Za-z0-9+/=_-]{40,}"
 )
@@ -30,12 +30,12 @@ def is_url(path: str) -> bool:
 
 
 def is_web_url(path: str) -> bool:
-    """Tell URLs of the web, in which what follows a `?` is no part of a name."""
+    """Tell URLs of the web, in which text after a `?` is not part of a name."""
     return _WEB.match(path) is not None
 
 
 def ending_of(path: str, endings: Collection[str]) -> str | None:
-    """Find which of these endings a file's name has, in letters of either case, if any.
+    """Find which of these endings a file's name has, in either case, if any.
 
     Example:
         >>> ending_of("https://host/shard.TAR.gz?part=3", {".tar", ".tar.gz"})
@@ -51,15 +51,15 @@ def ending_of(path: str, endings: Collection[str]) -> str | None:
 
 
 def has_ending(path: str, endings: Collection[str]) -> bool:
-    """Tell whether a file's name ends in one of these, in letters of either case."""
+    """Tell whether a file's name ends in one of these, in either case."""
     return ending_of(path, endings) is not None
 
 
 def without_secrets(text: str) -> str:
     """Remove users, passwords and signatures from a URL, or from the URLs in a text.
 
-    Of the parameters of a URL those are removed that sign, identify who may read, or look like it;
-    others, which may tell one clip from another, stay. To apply it twice changes nothing more.
+    Parameters of a URL that sign or identify readers, or look like it, are removed; others, which
+    may distinguish clips, stay. Applying it twice changes nothing more.
 
     Args:
         text: A URL, a path, or any text.
@@ -83,7 +83,7 @@ def _without_secret_parameters(match: re.Match[str]) -> str:
     ]
     if len(kept) < len(parameters):
         query = f"?{'&'.join(kept)}" if kept else ""
-    # `#2` is what the second member of a name ends in.
+    # The second member of a name ends in `#2`.
     if not re.fullmatch(r"#\d+", fragment) and (
         on_web or any(_is_secret(part, on_web) for part in re.split("[&;?]", fragment[1:]))
     ):

@@ -1,4 +1,4 @@
-"""A clip: a file of its own, or a member of a container, on this machine or behind a URL."""
+"""A clip: a separate file, or a member of a container, local or at a URL."""
 
 import os
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from vggish_hf.inputs.addresses import is_url
 from vggish_hf.inputs.containers import read_member
 from vggish_hf.inputs.stores import Member, StoredFile, read_file
 
-#: The most bytes that a clip may have where it is held in memory.
-MAX_CLIP_BYTES = 1 << 30  # a process that decodes holds it twice, and may have four of these
+#: Most bytes of a clip held in memory.
+MAX_CLIP_BYTES = 1 << 30  # a decoding process holds it twice, and may have four of them
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Where the audio of a clip lies; small, and made of nothing but text and numbers.
+    """The place of a clip's audio, in a few texts and numbers.
 
     Args:
         id: Its name in outputs.
-        path: The file that holds it, a local path or a URL.
-        member: In an archive the member's name, in a table the row's id.
-        offset: Where it is in there: of a tar the byte at which the content starts, of a zip that
-            of the member's header, of a table the number of the row.
-        size: In an archive, the bytes that the member has.
-        problem: Why it cannot be read, where that is known already.
+        path: Its file, a local path or a URL.
+        member: The member's name in an archive, the row's id in a table.
+        offset: Its place there: the content's first byte in a tar, that of the member's header in a
+            zip, the row's number in a table.
+        size: The member's bytes in an archive.
+        problem: Why it cannot be read, if known already.
     """
 
     id: str
@@ -34,13 +34,13 @@ class Clip:
     problem: str | None = None
 
     def load(self, max_bytes: int = MAX_CLIP_BYTES) -> str | bytes:
-        """Make it ready for `open_audio`; in any thread or process.
+        """Load it for `open_audio`, in any thread or process.
 
         Args:
-            max_bytes: The most that is held in memory.
+            max_bytes: Most bytes to hold in memory.
 
         Returns:
-            The path of a local file, and of any other clip what the file would hold.
+            The path of a local file, or the bytes of any other clip.
 
         Raises:
             OSError: It cannot be read.
@@ -59,7 +59,7 @@ class Clip:
 
 
 def readable_id(path: str) -> str:
-    r"""A path as text: bytes that are no UTF-8 are escaped.
+    r"""A path as text, with bytes that are not UTF-8 escaped.
 
     Example:
         >>> readable_id(os.fsdecode(b"caf\xe9.wav"))
@@ -69,10 +69,10 @@ def readable_id(path: str) -> str:
 
 
 def make_decoder(decoders: IsolatedDecoders, limits: AudioLimits) -> Decoder:
-    """Make what opens a `Clip` in decoder processes.
+    """Make a function that opens a `Clip` in decoder processes.
 
     Args:
         decoders: The processes.
-        limits: What a clip may be at most.
+        limits: Limits of a clip.
     """
     return lambda clip: decoders.open(clip.load(), limits)

@@ -1,6 +1,6 @@
-"""Files that hold many clips: which endings they have, and which module reads each kind.
+"""Files with many clips: their endings, and the module for each kind.
 
-To add a kind, write a module with the two functions of `Reader`, and add its line to `_KINDS`.
+To add a kind, write a module with the two functions of `Reader`, and add a line to `_KINDS`.
 """
 
 import os
@@ -17,18 +17,18 @@ from vggish_hf.inputs.stores import Member, NoAudioError, StoredFile, open_binar
 
 
 class Reader(Protocol):
-    """What a module does that reads a kind of container."""
+    """The functions of a module that reads a kind of container."""
 
     def list_members(self, file: StoredFile) -> Iterator[Member]:
-        """List all files or rows in it, in order; what is raised at damage is an OSError."""
+        """List all files or rows in it, in order; damage raises an OSError."""
 
     def read_member(self, file: StoredFile, member: Member, max_bytes: int) -> bytes:
-        """Read one of them, in any thread; raise OSError, or ValueError above `max_bytes`."""
+        """Read one of them in any thread; raise OSError, or ValueError above `max_bytes`."""
 
 
 class _Kind(NamedTuple):
     module: str
-    holds_files: bool = True  # by their names; else rows, by ids
+    holds_files: bool = True  # files by name; else rows by id
 
 
 _KINDS = {
@@ -39,10 +39,10 @@ _KINDS = {
     ".parquet": _Kind("tables", holds_files=False),
 }
 
-#: Endings of the files that hold many clips.
+#: Endings of files with many clips.
 CONTAINER_EXTENSIONS = frozenset(_KINDS)
 
-#: Endings of archives that nothing here reads.
+#: Endings of unsupported archives.
 OTHER_ARCHIVES = frozenset(
     f".{ending}"
     for ending in (
@@ -56,9 +56,9 @@ class Contents(NamedTuple):
     """The clips of a container.
 
     Args:
-        members: The files or rows by what follows the container's name in their ids.
-        hidden: Names of the audio files that are not among them, as they are hidden.
-        problem: Why the rest of the container cannot be read, if there is a reason.
+        members: The files or rows, by the end of their ids after the container's name.
+        hidden: Names of hidden audio files, which are not members.
+        problem: Why the rest of the container cannot be read, if it cannot.
     """
 
     members: dict[str, Member]
@@ -67,29 +67,29 @@ class Contents(NamedTuple):
 
 
 def is_container(name: str) -> bool:
-    """Tell whether a file holds many clips, by its name."""
+    """Tell by a file's name whether it holds many clips."""
     return has_ending(name, CONTAINER_EXTENSIONS)
 
 
 def list_container(file: StoredFile) -> Contents:
     """List the clips in a container.
 
-    In an archive these are the plain files whose names end as audio files do; in a table all rows.
-    Litter is skipped, and hidden files, as in a folder. A name in a container is part of an id, and
-    never a path on disk. Several members of one name, as appending makes them, are all clips: the
-    second and later ones end in `#2`, `#3` and so on.
+    In an archive these are the plain files with the ending of an audio file; in a table all rows.
+    Litter and hidden files are skipped, as in a folder. A name in a container is part of an id,
+    never a path on disk. Several members with one name, made by appending, are all clips: the later
+    ones end in `#2`, `#3` and so on.
 
     Raises:
         NoAudioError: It holds no audio.
     """
-    if not (is_url(file.path) or os.path.isfile(file.path)):  # a pipe would be waited for
-        return Contents({}, [], f"Expected a file, there is none at {file.name!r}")
+    if not (is_url(file.path) or os.path.isfile(file.path)):  # a pipe would block
+        return Contents({}, [], f"No such file: {file.name!r}")
     kind = _KINDS[str(ending_of(file.name, CONTAINER_EXTENSIONS))]
     contents = Contents({}, [], None)
     copies: Counter[str] = Counter()
     try:
         for member in _reader(kind).list_members(file):
-            # One by one: what was found before the damage stays.
+            # One by one: clips found before the damage stay.
             if is_litter(member.name) or (
                 kind.holds_files and not has_ending(member.name, AUDIO_EXTENSIONS)
             ):
@@ -110,11 +110,11 @@ def list_container(file: StoredFile) -> Contents:
 
 
 def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
-    """Read what `list_container` has listed; the file's name is for messages.
+    """Read a member from `list_container`; the file's name is for messages.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It has more than `max_bytes`, or the file is no container.
+        ValueError: It has more than `max_bytes`, or the file is not a container.
     """
     ending = ending_of(file.path, CONTAINER_EXTENSIONS)
     if ending is None:
@@ -126,12 +126,12 @@ def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
 
 
 def _reader(kind: _Kind) -> Reader:
-    # Imported when it is needed: pyarrow takes a while.
+    # Imported when needed: pyarrow takes a while.
     return cast(Reader, import_module(f"vggish_hf.inputs.{kind.module}"))
 
 
 def _explain(file: StoredFile, problem: str) -> str:
-    """Say of a file that is no container of its kind what it is instead, if that is known."""
+    """Say what a file is that is not a container of its kind, if known."""
     try:
         with open_binary(file.path) as content:
             found = describe_content(content.read(512))

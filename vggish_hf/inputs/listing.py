@@ -1,4 +1,4 @@
-"""Which clips files, folders, globs, lists, archives, tables and URLs mean, and their ids."""
+"""List the clips of files, folders, globs, lists, archives, tables and URLs, with ids."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ from vggish_hf.inputs.search import (
 from vggish_hf.inputs.stores import NoAudioError, StoredFile, find_remote, locate, read_file
 
 _SEARCHED = AUDIO_EXTENSIONS | CONTAINER_EXTENSIONS | OTHER_ARCHIVES
-# Each header in a store is a request; what takes the time is waiting.
+# Each header in a store is a request, which mostly waits.
 _CONTAINERS_AT_ONCE = 16
 _MAX_LIST_BYTES = 1 << 30  # ten million URLs
 
@@ -40,45 +40,43 @@ def find_clips(
     follow_symlinks: bool = False,
     on_skip: SkipHandler | None = None,
 ) -> list[Clip]:
-    """List the clips that inputs name, each once, in order; the same in every process.
+    """List the clips of inputs, each once, in order; the same in every process.
 
-    What cannot be listed (a damaged archive, an unreadable folder) is a clip with a problem, and
-    keeps no other clip from being listed.
+    A damaged archive or an unreadable folder becomes a clip with a problem; all others are listed.
 
-    What macOS, Windows and Jupyter leave beside files (`._*`, `__MACOSX`, `.ipynb_checkpoints`,
-    `.DS_Store`, `Thumbs.db`) is skipped in folders, globs and containers, and so are hidden files
-    and folders. An input that names such a file takes it.
+    Litter of macOS, Windows and Jupyter (`._*`, `__MACOSX`, `.ipynb_checkpoints`, `.DS_Store`,
+    `Thumbs.db`) and hidden files and folders are skipped in folders, globs and containers. An input
+    that names such a file includes it.
 
     Args:
         inputs: One input or several: files; folders, searched recursively for endings of audio
-            files; globs (`**` for any folders); text files (`.txt`) with a path a line; archives of
-            audio files (`.tar`, `.tar.gz`, `.tgz`, `.zip`); Parquet files with a column of encoded
-            audio (`.parquet`): `audio` or another of structs with `bytes`, as the Hub's datasets
-            have, or a binary one named `audio`, `bytes`, `wav`, `flac`, `mp3` and so on. A folder
-            is searched for all of these: shards mostly lie in folders. URLs of all of these as
-            well: `s3://`, `gs://`, `https://` and whatever fsspec knows, which also reads their
-            settings from files and the environment; `hf://datasets/org/name` or
-            `hf://datasets/org/name@revision` is a dataset on the Hub. A line of a list is a file or
-            a URL of one; of a list behind a URL, a URL.
-        follow_symlinks: Whether links in folders are followed, and those that globs find after
-            their first wildcard. Without it links to files inside the same folder are read, all
-            others are skipped. A link that is named is followed in any case.
-        on_skip: Called with the path and the reason of what is skipped, litter apart.
+            files; globs (`**` for any folders); text files (`.txt`) with a path per line; archives
+            of audio files (`.tar`, `.tar.gz`, `.tgz`, `.zip`); Parquet files with a column of
+            encoded
+            audio (`.parquet`): `audio` or another of structs with `bytes`, as in the Hub's
+            datasets, or a binary one named `audio`, `bytes`, `wav`, `flac`, `mp3` and so on. A
+            folder is searched for all of these. URLs of all of these too: `s3://`, `gs://`,
+            `https://` and others of fsspec, which also reads their settings from files and the
+            environment; `hf://datasets/org/name` or `hf://datasets/org/name@revision` is a dataset
+            on the Hub. A line of a list is a file or its URL; a list from a URL has only URLs.
+        follow_symlinks: Whether to follow links in folders, and those that globs find after their
+            first wildcard. By default links to files inside the same folder are read, others are
+            skipped. An input that is a link is always followed.
+        on_skip: Called with the path and the reason of each skipped file, except litter.
 
     Returns:
-        The clips. The id of a local file is its path as given, that of any other its URL without
+        The clips. The id of a local file is its path as given, that of another file its URL without
         user name, password and signature; that of an archive's member is `ARCHIVE/MEMBER`, that of
-        a row `FILE/ID`, by the first of the columns `id`, `__key__`, `key`, `video_id`,
-        `file_name`, `path` and the audio's `path` that names every row, each once, or else the
-        first that names every row, or else the row's number. Where a container has an id again, the
-        second and later ones end in `#2`, `#3` and so on. A file that does not exist is a clip that
-        cannot be read.
+        a row `FILE/ID`, from the first of the columns `id`, `__key__`, `key`, `video_id`,
+        `file_name`, `path` and the audio's `path` with a unique name for every row, else the first
+        with a name for every row, else the row's number. Repeated ids in a container end in `#2`,
+        `#3` and so on. A file that does not exist is a clip that cannot be read.
 
     Raises:
         ImportError: The package for a kind of URL is not installed.
-        OSError: A store cannot be asked.
-        ValueError: An input names no clip, a URL is of no known kind, a list behind a URL names
-            a local file, or two clips of different places would have the same id.
+        OSError: A store does not answer.
+        ValueError: An input has no clip, a URL is of an unknown kind, a list from a URL has a local
+            file, or two clips of different places would have the same id.
 
     Example:
         >>> find_clips(["b.wav", "a.wav", "b.wav"])[0].id
@@ -117,11 +115,11 @@ def find_clips(
 
 
 class _Found(NamedTuple):
-    """What an argument names."""
+    """The files of an argument."""
 
     files: list[StoredFile]
     is_search: bool
-    """Whether they were searched for, and not named."""
+    """Whether a search found them."""
     problems: Sequence[Clip] = ()
 
 
@@ -165,7 +163,7 @@ def _stored(path: str) -> StoredFile:
     if is_url(path):
         return locate(path)
     name = readable_id(path)
-    return StoredFile(path, path if name == path else name)  # one text in memory, not two
+    return StoredFile(path, path if name == path else name)  # one string in memory, not two
 
 
 def _remote(line: str, source: StoredFile) -> StoredFile:
@@ -173,8 +171,8 @@ def _remote(line: str, source: StoredFile) -> StoredFile:
     # `local://` is another name of `file://`.
     if not is_url(file.path) or file.path.startswith("file://"):
         raise ValueError(
-            f"Expected nothing but URLs in a list behind a URL, {source.name!r} has {line!r}; "
-            "download the list if it may name files of this machine"
+            f"Expected only URLs in a list from a URL, {source.name!r} has {line!r}; "
+            "download the list to allow files of this machine"
         )
     return file
 
@@ -223,7 +221,7 @@ def _no_handler(_path: str, _reason: SkipReason) -> None:
 
 def _lines(text: bytes, argument: str) -> Iterator[str]:
     try:
-        lines = text.decode("utf-8-sig").splitlines()  # Windows puts a mark before the text
+        lines = text.decode("utf-8-sig").splitlines()  # Windows writes a mark before the text
     except UnicodeDecodeError:
         raise ValueError(f"Not a list of paths in UTF-8: {argument!r}") from None
     return filter(None, map(str.strip, lines))

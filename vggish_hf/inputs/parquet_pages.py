@@ -1,7 +1,7 @@
-"""How much the pages of a Parquet file hold, before any of them is unpacked.
+"""Measure the pages of a Parquet file before unpacking any of them.
 
-The footer of a file that was made to fill the memory says nothing true of that. What counts stands
-in the header of each page, by which pyarrow allocates:
+The footer of a malicious file may lie about sizes. What counts is in the header of each page, by
+which pyarrow allocates:
 https://parquet.apache.org/docs/file-format/data-pages/.
 """
 
@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from vggish_hf.inputs.stores import open_binary
 
-#: What pages may unpack to, whatever they have on disk.
+#: Pages may always unpack to this, whatever their size on disk.
 MAX_UNPACKED_BYTES = 64 << 20
-#: Audio and names hardly shrink: what unpacks to more than so many times its bytes was made to.
+#: Audio and names hardly shrink: a larger ratio is malicious.
 MAX_RATIO = 100
 
 _MAX_BATCH_ROWS = 1 << 14
 _VALUE_BYTES = 8
-_READAHEAD = 1 << 12  # a page's header, with the least and the largest value
+_READAHEAD = 1 << 12  # a page's header, with the smallest and the largest value
 _MAX_DEPTH = 8
 _MAX_HEADER_READS = 1 << 12
 _MAX_VARINT_BYTES = 10
@@ -36,9 +36,9 @@ class Pages(NamedTuple):
 
     Args:
         packed: Their bytes in the file.
-        unpacked: Bytes that they unpack to.
-        largest: The most that one of them unpacks to.
-        values: How many values they hold.
+        unpacked: Their bytes when unpacked.
+        largest: The most bytes of one when unpacked.
+        values: The number of their values.
     """
 
     packed: int
@@ -52,11 +52,11 @@ def measure_pages(path: str, chunk: pq.ColumnChunkMetaData, file_bytes: int) -> 
 
     Args:
         path: A local path or a URL.
-        chunk: The column in a row group, as the footer has it.
-        file_bytes: How long the file is.
+        chunk: The column in a row group, from the footer.
+        file_bytes: Size of the file.
 
     Raises:
-        ValueError: The pages are not where the footer says, or a header is none.
+        ValueError: The pages are not where the footer says, or a header is invalid.
     """
     position = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < position:
@@ -88,7 +88,7 @@ def measure_pages(path: str, chunk: pq.ColumnChunkMetaData, file_bytes: int) -> 
 
 
 def check_pages(name: str, pages: Pages) -> None:
-    """Raise ValueError where pages unpack to so much that they were made to fill the memory."""
+    """Raise ValueError if pages unpack to so much that they must be malicious."""
     unpacked = max(pages.unpacked, pages.values * _VALUE_BYTES)
     if unpacked > max(MAX_RATIO * pages.packed, MAX_UNPACKED_BYTES):
         raise ValueError(
@@ -101,12 +101,12 @@ def check_pages(name: str, pages: Pages) -> None:
 def read_batches(
     path: str, table: pq.ParquetFile, columns: Sequence[str], file_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """Read columns of numbers, names and the like, 64 MiB at a time, whatever the file claims.
+    """Read columns of numbers, names and the like, at most 64 MiB at a time.
 
     Args:
-        path: Where the table is.
-        table: The same, open.
-        columns: As pyarrow names them where it selects columns.
+        path: The table's path.
+        table: The table, open.
+        columns: By pyarrow's names for selecting columns.
         file_bytes: How long the file is.
 
     Raises:
@@ -123,7 +123,7 @@ def read_batches(
                 continue
             pages = measure_pages(path, chunk, file_bytes)
             check_pages(f"`{column}`", pages)
-            # Of a dictionary each row may take the largest value.
+            # With a dictionary each row may have the largest value.
             repeats = chunk.physical_type == "BYTE_ARRAY" and ".list." in column
             if pages.largest > MAX_UNPACKED_BYTES or repeats:
                 raise ValueError(
@@ -138,7 +138,7 @@ def read_batches(
 
 
 class _Thrift:
-    """Reads a struct in Thrift's compact protocol; of numbers and structs the values, no others.
+    """Reads a struct in Thrift's compact protocol, but only numbers and structs in it.
 
     https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
     """
@@ -155,7 +155,7 @@ class _Thrift:
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._integer()
-            # The type of a boolean is its value, and nothing follows.
+            # The type of a boolean is its value; nothing follows.
             fields[number] = self._value(head & 15, depth) if head & 15 > 2 else None
         return fields
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-#: Why something in a folder or a container was skipped. Litter is not reported.
+#: Why a file in a folder or container was skipped. Litter is not reported.
 SkipReason: TypeAlias = Literal[
     "a link that leads out of its folder",
     "an archive without audio",
@@ -21,16 +21,16 @@ SkipReason: TypeAlias = Literal[
 
 SkipHandler: TypeAlias = Callable[[str, SkipReason], object]
 
-# What macOS, Windows and Jupyter leave beside files, in small letters.
+# Litter of macOS, Windows and Jupyter, in small letters.
 _LITTER = frozenset({"__macosx", ".ipynb_checkpoints", ".ds_store", "thumbs.db"})
 
 
 def is_litter(name: str) -> bool:
-    """Tell whether a name is one that macOS, Windows or Jupyter leave beside files.
+    """Tell whether a name is litter of macOS, Windows or Jupyter.
 
     Args:
-        name: Name of a file or folder, or a path below the folder that is searched: one such part
-            is enough.
+        name: Name of a file or folder, or a path in the searched folder: one litter name in it is
+            enough.
 
     Example:
         >>> [is_litter(name) for name in ("._a.wav", "__MACOSX/a.wav", "a.wav")]
@@ -41,12 +41,12 @@ def is_litter(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether one of the parts of a name begins with a dot."""
+    """Tell whether a name in a path begins with a dot."""
     return re.search(r"(?:^|[/\\])(?!\.\.?(?:[/\\]|$))\.", name) is not None
 
 
 def links_guard(folder: str, on_skip: SkipHandler) -> Callable[[str], bool]:
-    """Tell of links whether they stay in a folder, and report those that do not."""
+    """Make a function that tells whether links stay in a folder, and reports others."""
 
     def stays(link: str) -> bool:
         root = os.path.join(os.path.realpath(folder), "")
@@ -69,22 +69,22 @@ def search_folder(
 ) -> Iterator[str]:
     """Search a folder of any depth: its files first, by name, then its subfolders.
 
-    The paths begin with the folder's, or with nothing where that is empty.
+    The paths begin with the folder's path, if it is not empty.
 
     Args:
         folder: The folder.
-        is_wanted: Tells of a path whether it is searched for.
-        follow_folders: Whether links to folders are followed.
-        stays: Asked whether a link leads to what is in the folder anyway.
-        on_error: Called where a folder cannot be searched.
-        on_hidden: Called with what is skipped because it is hidden; without it nothing is skipped
-            for that, nor as litter.
+        is_wanted: Tells whether a path is wanted.
+        follow_folders: Whether to follow links to folders.
+        stays: Tells whether a link leads to a file of the folder.
+        on_error: Called if a folder cannot be searched.
+        on_hidden: Called with skipped hidden files; without it neither hidden files nor litter are
+            skipped.
     """
     seen = set()
-    waiting = [folder]  # not by recursion: folders may be nested deeper than Python's stack
+    waiting = [folder]  # no recursion: folders may be nested deeper than Python's stack
     while waiting:
         parent = waiting.pop()
-        if follow_folders:  # each once, or links might lead around for ever
+        if follow_folders:  # each once, or links might loop forever
             place = os.path.realpath(parent or os.curdir)
             if place in seen:
                 continue
@@ -113,19 +113,19 @@ def search_folder(
             folders = [path for path in folders if path not in links]
             if stays is not None:
                 for path in links:
-                    stays(path)  # is not searched in any case, and may have to be reported
+                    stays(path)  # never searched, but maybe reported
         waiting.extend(reversed(folders))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads around
+    except OSError:  # a link in a loop
         return False
 
 
 def is_glob(argument: str) -> bool:
-    """Tell whether an argument is a pattern, and not the name of something that exists."""
+    """Tell whether an argument is a pattern, not the name of an existing file."""
     return glob.has_magic(argument) and not os.path.exists(argument)
 
 
@@ -137,9 +137,9 @@ def literal_folder(pattern: str) -> str:
 
 
 def wildcard_filter(pattern: str) -> Callable[[str], bool]:
-    """Make what tells of a name that a pattern finds whether the pattern may find it.
+    """Make a function that tells whether a pattern may match a name.
 
-    Wildcards stand for no litter; a pattern that names litter (`__MACOSX/*`, `._*`) finds it.
+    Wildcards do not match litter; a pattern that names litter (`__MACOSX/*`, `._*`) matches it.
     """
     if any(is_litter(part.rstrip("*?")) for part in pattern.split("/")):
         return lambda _: True
@@ -149,7 +149,7 @@ def wildcard_filter(pattern: str) -> Callable[[str], bool]:
 def search_glob(
     pattern: str, follow_folders: bool, stays: Callable[[str], bool] | None
 ) -> Iterator[str]:
-    """List the files that a pattern names; `**` stands for any folders, wildcards for no litter."""
+    """List the files of a pattern; `**` matches any folders, wildcards do not match litter."""
     folder = literal_folder(pattern)
     depth = len(Path(folder).parts)
     parts = Path(pattern).parts[depth:]
@@ -158,7 +158,7 @@ def search_glob(
     def is_taken(path: str) -> bool:
         return may_find("/".join(Path(path).parts[depth:]))
 
-    if "**" in parts:  # which in glob follows every link, around and around
+    if "**" in parts:  # in glob it follows every link, even in a loop
 
         def fits(path: str) -> bool:
             return (
@@ -173,23 +173,23 @@ def search_glob(
         return
 
     @cache
-    def is_behind_link(place: str) -> bool:
+    def is_below_link(place: str) -> bool:
         if len(place) <= len(folder):
             return False
-        if is_behind_link(os.path.dirname(place)):
+        if is_below_link(os.path.dirname(place)):
             return True
         if is_link := os.path.islink(place):
-            stays(place)  # is not followed in any case, and may have to be reported
+            stays(place)  # never followed, but maybe reported
         return is_link
 
     for path in found:
-        if not is_behind_link(os.path.dirname(path)) and (not os.path.islink(path) or stays(path)):
+        if not is_below_link(os.path.dirname(path)) and (not os.path.islink(path) or stays(path)):
             yield path
 
 
 def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Match a path with a pattern as glob does: wildcards stand for no hidden names."""
-    reached = {0}  # how many of the names the parts so far may stand for
+    """Match a path with a pattern like glob: wildcards do not match hidden names."""
+    reached = {0}  # how many names the pattern so far may match
     for part in parts:
         if part == "**":
             for number, name in enumerate(names):

@@ -1,17 +1,17 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Detect a file's format by its first bytes, ignoring its name."""
 
 from typing import NamedTuple
 
 
 class Format(NamedTuple):
-    """A format of files that hold others."""
+    """A format of files that contain others."""
 
     name: str
-    """With its article."""
+    """The name with its article."""
     endings: tuple[str, ...]
-    """Of names that say so."""
+    """The endings of this format."""
     advice: str
-    """What to do with a file that is named otherwise."""
+    """What to do with a file of another name."""
 
 
 _UNPACK = "unpack it first"

@@ -1,4 +1,4 @@
-"""Files on this machine and behind URLs, listed and read by fsspec's file systems."""
+"""Local files and files at URLs, listed and read by fsspec's file systems."""
 
 import glob
 import os
@@ -16,44 +16,44 @@ from vggish_hf.inputs.search import (
 )
 
 _GONE = (404, 410)
-# What file systems call sizes, digests and times.
+# File systems' names for sizes, digests and times.
 _VERSION_FACTS = ("size", "ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "updated")
-# Read at once, so that what is held grows with what arrives, and not with what a header claims.
+# Bytes read at once, so that memory grows with the received bytes, not with a header's claim.
 _PIECE_BYTES = 16 << 20
 
 
 class NoAudioError(ValueError):
-    """A tar or a table that holds no audio."""
+    """A tar or a table without audio."""
 
 
 class StoredFile(NamedTuple):
-    """A file on this machine or behind a URL."""
+    """A file, local or at a URL."""
 
     path: str
     """Its local path, or its URL."""
     name: str
-    """The same as text that may be shown and stored."""
+    """The same as text that is safe to show and store."""
 
 
 class Member(NamedTuple):
-    """What lies in a container: a file of an archive, a row of a table."""
+    """A file in an archive, or a row of a table."""
 
     name: str
-    """Its name, or the row's id: text, and no path on disk."""
+    """Its name, or the row's id: text, not a path on disk."""
     offset: int | None = None
-    """Where it is, as its reader counts."""
+    """Its place, in its reader's unit."""
     size: int | None = None
     """Its bytes, if the container says so."""
     problem: str | None = None
-    """Why it cannot be read, where that is known already."""
+    """Why it cannot be read, if known already."""
 
 
 def open_store(url: str) -> tuple[Any, str]:
-    """Find the file system of a URL, and what the file system calls the file.
+    """Find the file system of a URL, and its name for the file.
 
     Raises:
         ImportError: Its package is not installed.
-        ValueError: There is no such file system.
+        ValueError: The file system is unknown.
     """
     import fsspec  # type: ignore[import-untyped]
 
@@ -74,19 +74,19 @@ def open_store(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def storage_errors(name: str) -> Iterator[None]:
-    """Turn whatever a file system raises into an OSError that names the file.
+    """Turn all errors of a file system into an OSError that names the file.
 
-    It has no cause, whose text may hold a URL's secrets and would be shown with it.
+    It has no cause, since the cause's text may show a URL's secrets.
     """
     try:
         yield
     except Exception as error:  # noqa: BLE001 - each becomes an OSError
         failure: BaseException = error
         if isinstance(error, FileNotFoundError):
-            # On the web fsspec says so of whatever keeps it from asking for the size.
+            # On the web fsspec raises this for any failure to get the size.
             cause = error.__cause__ if is_web_url(name) else None
             if cause is None or getattr(cause, "status", None) in _GONE:
-                raise FileNotFoundError(f"Expected a file, there is none at {name!r}") from None
+                raise FileNotFoundError(f"No such file: {name!r}") from None
             failure = cause
         reason = without_secrets(f"{type(failure).__name__}: {failure}".removesuffix(": "))
         raise OSError(f"{name!r} cannot be read: {reason}") from None
@@ -101,10 +101,10 @@ def file_version(path: str) -> tuple[int, int] | None:
 
 
 def describe_version(path: str) -> str:
-    """A text that changes with the content of a file: time and size, or what its store says.
+    """A text that changes with the content of a file: time and size, or its store's version.
 
     Raises:
-        OSError: There is no such file, or the store cannot be asked.
+        OSError: The file does not exist, or the store does not answer.
     """
     if not is_url(path):
         return str(file_version(path))
@@ -120,7 +120,7 @@ def open_binary(path: str, *, readahead: int = 0) -> Iterator[BinaryIO]:
 
     Args:
         path: A local path or a URL.
-        readahead: Bytes that are fetched beyond those asked for; of a URL's file alone.
+        readahead: Bytes fetched beyond those requested; only for URLs.
     """
     if not is_url(path):
         with open(path, "rb") as file:
@@ -188,33 +188,33 @@ def find_remote(
 ) -> tuple[list[StoredFile], bool]:
     """List the files that a URL names.
 
-    Of a repository on the Hub the paths name the commit, so that what is read later is what was
-    listed; the names do not.
+    Paths in a Hub repository name the commit, so that later reads give the listed content; the
+    names do not.
 
     Args:
         url: A file, a folder, which is searched recursively, or a glob. On the web, a folder's URL
-            ends in a slash, and `?` is no glob.
-        endings: Of the files that a folder is searched for.
-        on_skip: Called with what is skipped because it is hidden; litter is skipped too.
+            ends in a slash, and `?` is not a glob.
+        endings: Endings of the wanted files in a folder.
+        on_skip: Called with skipped hidden files; litter is skipped too.
 
     Returns:
-        The files, sorted, and whether they were searched for, and not named.
+        The files, sorted, and whether a search found them.
 
     Raises:
         ImportError: The package of the file system is not installed.
-        OSError: The store cannot be asked.
-        ValueError: There is no such file system.
+        OSError: The store does not answer.
+        ValueError: The file system is unknown.
     """
     store, path = open_store(url)
     shown = without_secrets(url)
     with storage_errors(shown):
-        path, name_of = _pinned(store, path) if store.protocol == "hf" else (path, _as_it_is)
+        path, name_of = _pinned(store, path) if store.protocol == "hf" else (path, _unchanged)
         on_web = is_web_url(url)
         magic = "*" in path or "[" in path if on_web else glob.has_magic(path)
         if magic and not store.exists(path):
             folder = literal_folder(path)
             may_find = wildcard_filter(path[len(folder) :])
-            # For fsspec wildcards stand for hidden names too.
+            # In fsspec wildcards match hidden names too.
             takes_hidden = is_hidden(path[len(folder) :])
             found = [
                 name
@@ -244,29 +244,29 @@ def find_remote(
 
 
 def locate(url: str) -> StoredFile:
-    """Take a URL for that of a file, without asking the store.
+    """Treat a URL as that of a file, without asking the store.
 
     Raises:
         ImportError: The package of the file system is not installed.
-        ValueError: There is no such file system.
+        ValueError: The file system is unknown.
     """
     store, path = open_store(url)
     address: str = store.unstrip_protocol(path)
     return StoredFile(address, without_secrets(address))
 
 
-def _as_it_is(address: str) -> str:
+def _unchanged(address: str) -> str:
     return address
 
 
 def _pinned(store: Any, path: str) -> tuple[str, Callable[[str], str]]:
-    """Name the commit in a path of the Hub; and how to undo that in what is found under it."""
+    """Name the commit in a path of the Hub; also return the inverse for paths found there."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
 
     place = store.resolve_path(path)
     if not hasattr(place, "repo_id"):  # a bucket has no commits
-        return path, _as_it_is
+        return path, _unchanged
     api = HfApi(endpoint=store.endpoint, token=store.token)
     commit = api.repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision).sha
     pinned = f"{REPO_TYPES_URL_PREFIXES.get(place.repo_type, '')}{place.repo_id}@{commit}"

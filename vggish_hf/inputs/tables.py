@@ -1,4 +1,4 @@
-"""Clips in the rows of Parquet files, read a row at a time."""
+"""Clips in the rows of Parquet files, read row by row."""
 
 import os
 import threading
@@ -33,22 +33,22 @@ from vggish_hf.inputs.stores import (
     storage_errors,
 )
 
-# A binary column by one of these names holds encoded audio.
+# A binary column with one of these names holds encoded audio.
 _AUDIO_NAMES = frozenset({"audio", "bytes", *(ending[1:] for ending in AUDIO_EXTENSIONS)})
-# The first of these that names every row, each once, gives the ids.
+# The first of these with a unique name for every row gives the ids.
 _ID_NAMES = ("id", "__key__", "key", "video_id", "file_name", "path")
 
-# Read at once: without it whole columns are held, and stores send five times as much.
+# Bytes read at once: without it memory holds whole columns, and stores send five times as much.
 _BUFFER_BYTES = 1 << 20
-# What stays decoded before the newest row of a file, since threads do not ask in order.
+# Rows kept decoded before the newest row of a file, since threads do not read in order.
 _RECENT_BYTES = 64 << 20
 _OPEN_FILES = 8
 
 _MAX_EMPTY_ROWS = 1000  # may be of no bytes
-# A longer text is no name.
+# A longer text is not a name.
 _MAX_ID_BYTES = 4096
 _SHOWN = 1000
-# Beside a row's own bytes: headers of pages, with the least and the largest value.
+# Besides a row's bytes: headers of pages, with the smallest and the largest value.
 _PAGE_BYTES = 1 << 16
 
 
@@ -59,12 +59,12 @@ def list_members(file: StoredFile) -> Iterator[Member]:
 
 
 def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
-    """Read the audio of a row; rows in their order read each page of the file once."""
+    """Read the audio of a row; reading rows in order reads each page once."""
     return read_row(file, cast(int, member.offset), max_bytes)
 
 
 def list_rows(file: StoredFile) -> list[str]:
-    """List the ids of a table's rows: a column's values, or else the rows' numbers.
+    """List the ids of a table's rows: a column's values, else the rows' numbers.
 
     Raises:
         NoAudioError: It has no column of audio.
@@ -92,7 +92,7 @@ def list_rows(file: StoredFile) -> list[str]:
 
 
 def read_row(file: StoredFile, row: int, max_bytes: int) -> bytes:
-    """Read the audio of a row; reading rows in their order reads each page of the file once.
+    """Read the audio of a row; reading rows in order reads each page once.
 
     Raises:
         OSError: It cannot be read.
@@ -114,7 +114,7 @@ def read_row(file: StoredFile, row: int, max_bytes: int) -> bytes:
 
 
 def find_audio_column(schema: pa.Schema) -> str | None:
-    """Find the column that holds encoded audio, as pyarrow names it where it selects columns."""
+    """Find the column of encoded audio, by pyarrow's name for selecting it."""
     found = {}
     for field in schema:
         if pa.types.is_struct(field.type):
@@ -140,7 +140,7 @@ def _check_rows(metadata: pq.FileMetaData, column: str, file_bytes: int) -> None
     if metadata.num_rows > max(min(size, file_bytes), _MAX_EMPTY_ROWS):
         raise ValueError(
             f"Expected at most as many rows as `{column}` has bytes, or {_MAX_EMPTY_ROWS}, got "
-            f"{metadata.num_rows} rows in {min(size, file_bytes)} bytes; leave out those without "
+            f"{metadata.num_rows} rows in {min(size, file_bytes)} bytes; remove those without "
             "audio"
         )
 
@@ -150,7 +150,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _values(path: str, table: pq.ParquetFile, column: str, file_bytes: int) -> list[str] | None:
-    """Read a column that has a name for every row; None for any other."""
+    """Read a column with a name for every row; None for any other."""
     name, _, inner = column.partition(".")
     index = table.schema_arrow.get_field_index(name)
     if index < 0:
@@ -183,7 +183,7 @@ def _values(path: str, table: pq.ParquetFile, column: str, file_bytes: int) -> l
 
 @contextmanager
 def open_table(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
-    """Open a Parquet file, here or behind a URL, and give its size as well."""
+    """Open a Parquet file, local or at a URL, and return its size too."""
     with _source(path) as source, _table(source) as table:
         yield table, _size(source)
 
@@ -194,7 +194,7 @@ def _size(source: Any) -> int:
 
 
 def _table(source: Any) -> pq.ParquetFile:
-    # With its own buffer pyarrow reads all row groups that are to come at once.
+    # With its own buffer pyarrow reads all following row groups at once.
     return pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
 
@@ -202,12 +202,12 @@ def _source(path: str) -> Any:
     if is_url(path):
         store, inner = open_store(path)
         return store.open(inner, "rb", cache_type="readahead", block_size=_BUFFER_BYTES)
-    # pyarrow takes names that are no UTF-8 as bytes alone.
+    # pyarrow accepts names that are not UTF-8 only as bytes.
     return pa.OSFile(os.fsencode(path) if os.name == "posix" else path)
 
 
 class _Rows:
-    """The audio of a file's rows, decoded a row at a time."""
+    """The audio of a file's rows, decoded row by row."""
 
     def __init__(self, path: str) -> None:
         source = _source(path)
@@ -226,7 +226,7 @@ class _Rows:
         self._recent_bytes = 0
 
     def check(self, name: str, row: int, max_bytes: int) -> None:
-        """Raise ValueError where reading a row would fill the memory."""
+        """Raise ValueError if reading a row would fill the memory."""
         pages = self.measure(row)
         if pages is None:
             return
@@ -235,7 +235,7 @@ class _Rows:
         check_pages(f"the row group of {name!r}", pages)
 
     def measure(self, row: int) -> Pages | None:
-        """Read the sizes of the pages in a row's group, once; None where there is no such row."""
+        """Read the sizes of the pages in a row's group, once; None if the row does not exist."""
         if self._column is None or not 0 <= row < self._starts[-1]:
             return None  # `read` says so
         group = self._group(row)
@@ -259,7 +259,7 @@ class _Rows:
 
     def _seek(self, row: int) -> None:
         group = self._group(row)
-        # On the way to the next row group every page of this one would be read.
+        # Skipping to the next row group would read every page of this one.
         if self._next > row or self._next < self._starts[group] or self._next == 0:
             groups = range(group, self._table.num_row_groups)
             self._batches = self._table.iter_batches(
@@ -268,7 +268,7 @@ class _Rows:
             self._next = self._starts[group]
 
     def _step(self) -> None:
-        row, self._next = self._next, self._starts[-1]  # where it stays after damage
+        row, self._next = self._next, self._starts[-1]  # it stays there after damage
         batch = next(self._batches, None)
         if batch is None:
             raise ValueError("its columns are of unequal lengths")

@@ -1,4 +1,4 @@
-"""Tar archives from anywhere, read without unpacking: nothing of them is ever written to disk."""
+"""Untrusted tar archives, read without writing anything to disk."""
 
 import gzip
 import os
@@ -24,25 +24,25 @@ from vggish_hf.inputs.stores import (
 )
 
 _MAX_HEADER_BYTES = 1 << 20  # a long name and extended attributes take a few hundred
-# A header is 512 bytes; more comes with it, as a request to a store takes as long as a MiB.
+# A header has 512 bytes; more is read with it, since a request to a store takes as long as a MiB.
 _READAHEAD = 1 << 20
-# What stays of a gzipped file before the newest part, and how many such files stay open.
+# How much of a gzipped file is kept before the newest bytes, and how many such files stay open.
 _BLOCK_BYTES, _RECENT_BLOCKS = 1 << 20, 64
 _OPEN_FILES = 2
 
-#: What reading a damaged archive raises.
+#: Errors of reading a damaged archive.
 ARCHIVE_ERRORS = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError)
 
 
 def open_archive(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a tar archive, plain or gzipped, whatever its name says."""
+    """Open a tar archive, plain or gzipped, by its content."""
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path)) if is_gzipped else open(path, "rb")
 
 
 def read_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """List the members of an archive, in order; of a gzipped one, in one pass.
+    """List the members of an archive in order; a gzipped one in one pass.
 
     Raises:
         tarfile.TarError: It is damaged; or another of `ARCHIVE_ERRORS`.
@@ -51,16 +51,16 @@ def read_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     with tarfile.TarFile(fileobj=cast(BinaryIO, headers)) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined] # it keeps all that it has seen
-            if member.size < 0:  # would lead back to this header, for ever
+            if member.size < 0:  # would lead back to this header, forever
                 raise tarfile.ReadError(f"the member {member.name!r} claims {member.size} bytes")
             yield member
-    # At a damaged header tarfile stops as if the archive had ended.
+    # At a damaged header tarfile stops as at the archive's end.
     if headers.latest != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it is cut short or damaged, the block that ends it is missing")
 
 
 def check_member(member: tarfile.TarInfo, max_bytes: int) -> None:
-    """Refuse what no archive of data needs.
+    """Refuse members that no archive of data needs.
 
     Raises:
         tarfile.TarError: The member's path leads out of the archive, it is a link or anything else
@@ -70,7 +70,7 @@ def check_member(member: tarfile.TarInfo, max_bytes: int) -> None:
     if path.is_absolute() or ".." in path.parts:
         raise tarfile.ReadError(f"the member {member.name!r} leads out of the archive")
     if not (member.isfile() or member.isdir()) or member.issparse():
-        raise tarfile.ReadError(f"the member {member.name!r} is no plain file or folder")
+        raise tarfile.ReadError(f"the member {member.name!r} is not a plain file or folder")
     if member.size > max_bytes:
         raise tarfile.ReadError(
             f"the member {member.name!r} claims {member.size} bytes, at most {max_bytes} are read"
@@ -78,7 +78,7 @@ def check_member(member: tarfile.TarInfo, max_bytes: int) -> None:
 
 
 class _Headers:
-    """What tarfile reads headers through, so that a forged length cannot fill the memory."""
+    """Limits how much tarfile reads for headers, since a forged length could fill the memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -94,13 +94,13 @@ class _Headers:
 
 
 def list_members(file: StoredFile) -> Iterator[Member]:
-    """List the plain files in a tar; of a gzipped one, in one pass over all that it holds."""
+    """List the plain files in a tar; a gzipped one in one pass over its content."""
     with storage_errors(file.name), open_binary(file.path, readahead=_READAHEAD) as content:
         is_gzipped = _is_gzipped(file.name)
         archive = cast(BinaryIO, gzip.GzipFile(fileobj=content)) if is_gzipped else content
         try:
             for member in read_members(archive):
-                # A sparse member has holes, and what is stored of it is no file.
+                # A sparse member has holes, so its stored bytes are not a file.
                 if member.isfile() and not member.issparse():
                     name = member.name.encode(errors="surrogateescape")
                     text = name.decode("utf-8", "backslashreplace").removeprefix("./")
@@ -111,7 +111,7 @@ def list_members(file: StoredFile) -> Iterator[Member]:
 
 
 def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
-    """Read a member; those of a gzipped tar, in their order, in one pass."""
+    """Read a member; reading those of a gzipped tar in order takes one pass."""
     offset, size = cast(int, member.offset), cast(int, member.size)
     check_size(file.name, size, max_bytes)
     if not _is_gzipped(file.path):
@@ -128,7 +128,7 @@ def _is_gzipped(name: str) -> bool:
 
 
 class _GzippedFile:
-    """A gzipped file that is decompressed from its start, and the last part of what came."""
+    """A gzipped file, decompressed from its start, with its last bytes kept."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -146,17 +146,17 @@ class _GzippedFile:
         self._is_damaged = False
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read a range, forwards or from what came last; from the start where it is before that."""
+        """Read a range, forwards or from the kept bytes; from the start if it is before them."""
         with self._lock:
             if self._is_damaged or offset < (self._blocks[0][0] if self._blocks else 0):
                 self._restart()
-            self._is_damaged = True  # unless all goes well
+            self._is_damaged = True  # until it succeeds
             end = offset + size
-            # No byte more than that: after it the file may be damaged.
+            # No byte more: the file may be damaged after it.
             while block := self._stream.read(min(max(end - self._position, 0), _BLOCK_BYTES)):
                 self._blocks.append((self._position, block))
                 self._position += len(block)
-                # Threads do not ask in order: some of what is before the range stays.
+                # Threads do not read in order, so some bytes before the range are kept.
                 while len(self._blocks) > _RECENT_BLOCKS and self._blocks[1][0] <= offset:
                     self._blocks.popleft()
             self._is_damaged = False

@@ -1,4 +1,4 @@
-"""Audio files in zips, read one at a time; nothing is unpacked to disk."""
+"""Audio files in zips, read one at a time, never unpacked to disk."""
 
 import stat
 import struct
@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from vggish_hf.inputs.stores import Member, StoredFile, check_size, open_binary, storage_errors
 
-# The list of members stands at the end: a million of them, and 1 GB once it is read.
+# The list of members is at the end: this allows a million, and 1 GB in memory.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _READAHEAD = 1 << 18
 _PIECE_BYTES = 1 << 16
@@ -33,7 +33,7 @@ def list_members(file: StoredFile) -> Iterator[Member]:
 
 
 def read_member(file: StoredFile, member: Member, max_bytes: int) -> bytes:
-    """Read a member whose `offset` is that of its header, and whose checksum must agree."""
+    """Read a member by the `offset` of its header, and check its checksum."""
     size = cast(int, member.size)
     check_size(file.name, size, max_bytes)
     with storage_errors(file.name), open_binary(file.path, readahead=_READAHEAD) as content:
@@ -74,7 +74,7 @@ def _inflate(content: BinaryIO, size: int) -> tuple[bytes, bytes]:
         packed = inflater.unconsumed_tail or content.read(_PIECE_BYTES)
         if not packed:
             break
-        # One byte more than the zip declares is enough to see that it declares too few.
+        # One byte more than the zip declares already shows that it declares too few.
         pieces.append(inflater.decompress(packed, min(size + 1 - received, 16 * _PIECE_BYTES)))
         received += len(pieces[-1])
     if received > size:
@@ -94,12 +94,12 @@ def _find_problem(file: StoredFile, member: zipfile.ZipInfo, overlaps: bool) -> 
             f"by another method, number {member.compress_type}; unpack the zip"
         )
     if overlaps:
-        return f"Expected members with bytes of their own, {name!r} shares some with another one"
+        return f"Expected separate members, {name!r} overlaps another one"
     return None
 
 
 def _find_overlapping(members: list[zipfile.ZipInfo]) -> set[int]:
-    """Find the headers that lie inside another member, by which small zips unpack to a lot."""
+    """Find headers inside another member, a trick by which small zips unpack to a lot."""
     overlapping = set()
     end = 0
     for member in sorted(members, key=lambda member: member.header_offset):
@@ -110,7 +110,7 @@ def _find_overlapping(members: list[zipfile.ZipInfo]) -> set[int]:
 
 
 class _Directory:
-    """What zipfile reads the list of members through, so that no list fills the memory."""
+    """Limits how much zipfile reads for the list of members, which could fill the memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,6 +1,6 @@
 """Training with Lightning: data modules, a classifier, callbacks.
 
-What needs the optional package `datasets` is imported when it is first asked for.
+Names that need the optional package `datasets` are imported on first use.
 """
 
 from typing import TYPE_CHECKING

@@ -23,11 +23,11 @@ def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[R
     """Divide the rows of a batch into parts of clips.
 
     Args:
-        prediction: As `EmbeddedParts`; `id` and `embedding` suffice.
-        hop_seconds: Distance between two examples, where `start_seconds` is missing.
+        prediction: Like `EmbeddedParts`; `id` and `embedding` suffice.
+        hop_seconds: Distance between two examples, if `start_seconds` is missing.
 
     Raises:
-        ValueError: A value is missing, or of the wrong type or length.
+        ValueError: A value is missing, or has the wrong type or length.
 
     Example:
         >>> prediction = {"id": ["a", "b"], "num_examples": [1, 2], "embedding": torch.zeros(3, 8)}
@@ -64,14 +64,14 @@ def read_prediction(prediction: Mapping[str, Any], hop_seconds: float) -> list[R
             f"Expected `start_seconds` of each row, got {len(times)} for {len(embedding)} rows"
         )
     if embedding.dtype in (torch.bfloat16, torch.float16):
-        embedding = embedding.float()  # as they are stored
+        embedding = embedding.float()  # the stored dtype
     rows = torch.split(embedding.detach().cpu(), counts)
     seconds = torch.split(times.double().cpu(), counts)
     return [RowsPart(*part) for part in zip(clips, firsts, rows, seconds, lasts, strict=True)]
 
 
 class ClipAssembler:
-    """Puts parts of clips together; parts of several clips may alternate.
+    """Joins parts of clips; parts of several clips may alternate.
 
     Example:
         >>> assembler = ClipAssembler()
@@ -85,7 +85,7 @@ class ClipAssembler:
         self._parts: dict[str, list[RowsPart]] = {}
 
     def add(self, parts: list[RowsPart]) -> Iterator[tuple[str, VGGishOutput]]:
-        """Take in parts, and yield the clips that they complete.
+        """Add parts, and yield the clips that they complete.
 
         Raises:
             ValueError: A part does not follow the one before it.

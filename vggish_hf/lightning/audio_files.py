@@ -1,7 +1,7 @@
-"""Clips of any number and length as batches of examples, for prediction on any machines.
+"""Any number of clips of any length as batches of examples, for prediction on any machines.
 
-Worker processes decode in blocks and compute the examples. The device gets full batches: their rows
-are of as many clips as needed, and a clip may continue in the next batch.
+Worker processes decode in blocks and compute the examples. The device gets full batches of as many
+clips as needed; a clip may continue in the next batch.
 """
 
 import os
@@ -25,15 +25,15 @@ class ExamplesPart(NamedTuple):
 
     id: str
     first_example: int
-    """The number of the first of them in the clip."""
+    """The number of the first one in the clip."""
     examples: Tensor
-    """(examples, 96, 64); (0, 96, 64) of a clip without a whole example."""
+    """(examples, 96, 64); (0, 96, 64) for a clip without a whole example."""
     is_last: bool
     """Whether the clip has no more."""
 
 
 class FailedInput(NamedTuple):
-    """A clip that cannot be read to its end; parts that it gave before do not count."""
+    """A clip that cannot be read to its end; its earlier parts do not count."""
 
     id: str
     reason: str
@@ -42,8 +42,8 @@ class FailedInput(NamedTuple):
 class ExamplesBatch(TypedDict):
     """Parts of clips.
 
-    - `id`, `num_examples`, `first_example` and `is_last`, of each part; see `ExamplesPart`
-    - `examples`: (rows, 96, 64), those of all parts
+    - `id`, `num_examples`, `first_example` and `is_last` of each part; see `ExamplesPart`
+    - `examples`: (rows, 96, 64), of all parts
     - `failed`: (id, reason) of clips that failed
     """
 
@@ -56,20 +56,20 @@ class ExamplesBatch(TypedDict):
 
 
 class AudioFileBatches(IterableDataset[ExamplesBatch]):
-    """Batches of the examples of clips, each of which is read once.
+    """Batches of the examples of clips; each clip is read once.
 
-    Among the processes and the workers of their loaders every clip has one reader: its place among
-    `clips` decides which one, whatever is skipped. Each worker decodes in processes of its own.
+    Every clip has one reader among the workers of all processes, decided by its position in
+    `clips`, whatever is skipped. Each worker decodes in separate processes.
 
     Args:
         clips: The clips, the same in all processes.
-        extractor: What makes the examples; its config says how short clips are padded.
-        batch_size: Examples of a batch; only the last one of a worker has less.
+        extractor: Makes the examples; its config decides the padding of short clips.
+        batch_size: Examples of a batch; only a worker's last one has fewer.
         dtype: The network's, see `stream_examples`.
         rank: The number of this process.
-        world_size: How many processes there are.
+        world_size: The number of processes.
         skip: Ids of clips to skip.
-        limits: What a clip may be at most.
+        limits: Limits of a clip.
 
     Example:
         >>> batches = AudioFileBatches(find_clips(["gone.wav"]), VGGishFeatureExtractor())
@@ -92,7 +92,7 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
         if batch_size < 1:
             raise ValueError(f"Expected `batch_size` of at least 1, got {batch_size}")
         skipped = frozenset(skip)
-        # A place is kept for what is skipped: workers that skip otherwise still divide alike.
+        # Skipped clips keep their place, so that workers with other skips divide alike.
         self.clips = [clip for clip in list(clips)[rank::world_size] if clip.id not in skipped]
         self.limits = limits
         self.extractor = extractor
@@ -115,7 +115,7 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
                         parts, failed, rows = [], [], 0
                     parts.append(part)
                     rows += len(part.examples)
-            # Clips without examples fill no rows, and must not wait for those that do.
+            # Clips without examples have no rows, and must not wait for clips with rows.
             if rows == self.batch_size or len(parts) + len(failed) >= self.batch_size:
                 yield self._batch(parts, failed)
                 parts, failed, rows = [], [], 0
@@ -160,7 +160,7 @@ class AudioFileBatches(IterableDataset[ExamplesBatch]):
 
 
 def _divide(part: ExamplesPart, room: int, batch_size: int) -> Iterator[ExamplesPart]:
-    """Cut a part into what a batch has room for and what fills further batches."""
+    """Cut a part into pieces for this batch and for further batches."""
     while len(part.examples) > room:
         yield part._replace(examples=part.examples[:room], is_last=False)
         part = part._replace(first_example=part.first_example + room, examples=part.examples[room:])
@@ -169,22 +169,22 @@ def _divide(part: ExamplesPart, room: int, batch_size: int) -> Iterator[Examples
 
 
 class AudioFilesDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
-    """Audio to embed, by any number of devices on any number of machines.
+    """Audio to embed on any number of devices and machines.
 
-    Made for `VGGishEmbedder`, and for any module whose `extractor` makes the examples. Each clip is
-    read once, by one worker of one process.
+    Works with `VGGishEmbedder`, and with any module whose `extractor` makes the examples. Each clip
+    is read once, by one worker of one process.
 
     Args:
         inputs: Files, folders, globs, lists, archives, tables and URLs, or one of these, as for
             `vggish_hf.inputs.find_clips`; or clips. The same in all processes.
         batch_size: Examples that the network takes at once.
-        num_workers: Processes that read, for each device; 0 for none beside its own.
+        num_workers: Processes that read, per device; 0 reads in its own process.
         follow_symlinks: See `find_clips`.
         on_skip: See `find_clips`.
-        limits: What a clip may be at most; one that is more fails.
+        limits: Limits of a clip; a clip beyond them fails.
 
     Raises:
-        ValueError: An argument is refused, or names no clip.
+        ValueError: An argument is invalid, or has no clip.
 
     Example:
         >>> data = AudioFilesDataModule(["a.wav", "b.wav", "a.wav"], batch_size=128)
@@ -219,13 +219,13 @@ class AudioFilesDataModule(pl.LightningDataModule):  # type: ignore[misc] # unty
         self._skipped: frozenset[str] = frozenset()
 
     def skip(self, ids: Iterable[str]) -> None:
-        """Skip clips in loaders made from now on, and no others.
+        """Skip only these clips in loaders made from now on.
 
-        `VGGishEmbeddingWriter` calls it in its `setup`, with what it finds on disk; it also calls
-        this method of a data module of your own.
+        `VGGishEmbeddingWriter` calls this method in its `setup` with the clips on disk, also on
+        your own data modules.
 
         Args:
-            ids: The clips, by the ids that they have in batches.
+            ids: The clips' ids in batches.
         """
         self._skipped = frozenset(ids)
 

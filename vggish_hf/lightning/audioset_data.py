@@ -40,29 +40,29 @@ AudioSetSource: TypeAlias = tuple[AnyPath, AnyPath] | AnyPath
 
 
 class AudioSetDataModule(ClipDataModule):
-    """Trains on AudioSet; a subclass says what a source is and what its clips are.
+    """Trains on AudioSet; a subclass defines sources and their clips.
 
-    A source may hold several splits, so that both sources may be the same.
+    A source may have several splits, so both sources may be the same.
 
     Args:
-        train_source: What to learn from.
-        test_source: What to test with, if anything.
+        train_source: The training source.
+        test_source: The test source, if any.
         train_split: The split of `train_source`.
         test_split: The split of `test_source`.
-        validation_fraction: How much of the clips to learn from is held out, drawn evenly over the
-            classes; 0 for nothing.
-        seed: Decides which clips are held out.
-        batch_size: Clips in a batch; without it, 256 of embeddings and 32 of audio.
+        validation_fraction: The held-out share of the training clips, drawn evenly over the
+            classes; 0 for none.
+        seed: Decides the held-out clips.
+        batch_size: Clips in a batch; the default is 256 of embeddings or 32 of audio.
         num_workers: Processes of each loader; 0 for none, which is enough for embeddings.
         balanced_sampling: See `ClipDataModule`.
-        cache_dir: Where prepared data are kept, in place of the Hub's own cache.
+        cache_dir: Folder for prepared data, instead of the Hub's cache.
 
     Attributes:
         classes: The names of the 527 classes.
         task: `"multi_label"`.
 
     Raises:
-        ValueError: `batch_size` or `num_workers` is out of its range.
+        ValueError: `batch_size` or `num_workers` is out of range.
     """
 
     _BATCH_SIZE: int
@@ -104,20 +104,20 @@ class AudioSetDataModule(ClipDataModule):
 
     @abstractmethod
     def _open(self, source: AudioSetSource, split: str) -> datasets.Dataset:
-        """Prepare a split, unless that is done, and open it."""
+        """Prepare a split if needed, and open it."""
 
     @abstractmethod
     def _clips(self, opened: datasets.Dataset) -> Dataset[Any]:
-        """Make clips of what was opened."""
+        """Make clips of an opened split."""
 
     def prepare_data(self) -> None:
-        """Prepare what is not in the cache of `datasets`."""
+        """Prepare data that are not in the cache of `datasets`."""
         self._open(self.train_source, self.train_split)
         if self.test_source is not None:
             self._open(self.test_source, self.test_split)
 
     def setup(self, stage: str) -> None:
-        """Open what the stage needs."""
+        """Open the stage's data."""
         if stage in ("fit", "validate"):
             opened = self._open(self.train_source, self.train_split)
             self.train = self._clips(opened)
@@ -160,7 +160,7 @@ class AudioSetEmbeddingsDataModule(AudioSetDataModule):
 
     @cached_property
     def provenance(self) -> dict[str, Any] | None:  # type: ignore[override] # of its files
-        """What embedded the clips to learn from, where the files say so."""
+        """How the training clips were embedded, if the files say so."""
         return (
             None
             if isinstance(self.train_source, tuple)
@@ -233,7 +233,7 @@ class AudioSetClipsDataModule(AudioSetDataModule):
             if not Path(source, CLIPS).is_dir():
                 raise FileNotFoundError(
                     "Expected a folder that `export_clips` wrote, or a pair of a segments CSV and "
-                    f"the audio files; there is no folder {str(Path(source, CLIPS))!r}"
+                    f"the audio files; no folder {str(Path(source, CLIPS))!r} found"
                 )
             return self._open_exported(source, CLIPS, split)
         segments, audio = source
@@ -252,10 +252,10 @@ def _labels(opened: datasets.Dataset) -> list[list[int]]:
 
 
 def _read_provenance(source: Path, split: str) -> dict[str, Any] | None:
-    """Read what `audioset embed` has noted of the network, beside TFRecords or in Parquet files."""
-    beside = source / split / "provenance.json"
-    if beside.is_file():
-        text = beside.read_bytes()
+    """Read the provenance that `audioset embed` wrote next to TFRecords or into Parquet files."""
+    file = source / split / "provenance.json"
+    if file.is_file():
+        text = file.read_bytes()
     else:
         shards = sorted(Path(source, EMBEDDINGS).glob(f"{split}-*.parquet"))
         metadata = (pq.read_schema(shards[0]).metadata if shards else None) or {}

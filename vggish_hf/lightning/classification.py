@@ -21,10 +21,10 @@ _Stage: TypeAlias = Literal["val", "test"]
 
 
 class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
-    """Learns classes from batches of clips; a subclass says how a batch is embedded.
+    """Learns classes from batches of clips; a subclass defines how to embed a batch.
 
-    Logged are `train_loss`, `val_loss`, `test_loss` and, as `val_mAP` and so on, what
-    `ClassificationScores` computes. Of several data loaders each has its own loss and scores, with
+    It logs `train_loss`, `val_loss`, `test_loss` and the scores of `ClassificationScores`, as
+    `val_mAP` and so on. With several data loaders each has its own loss and scores, with
     Lightning's suffix: `val_mAP/dataloader_idx_0`.
 
     A subclass sets `classes`, `task`, `extractor` and `head`, and saves the hyperparameters
@@ -38,12 +38,12 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
 
     def __init__(self) -> None:
         super().__init__()
-        # In a dict, not among the modules: scores are no part of what is compiled or saved.
+        # In a dict, not among the modules, so that scores are neither compiled nor saved.
         self._scores: dict[str, list[ClassificationScores]] = {}
 
     @abstractmethod
     def _inputs(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Return what can be mixed up and embedded, (batch, examples, ...), and its mask."""
+        """Return the inputs for mixup and embedding, (batch, examples, ...), and their mask."""
 
     @abstractmethod
     def _embed(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -69,13 +69,13 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
     def validation_step(
         self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> EvaluatedBatch:
-        """Take a batch into the scores of its data loader."""
+        """Add a batch to the scores of its data loader."""
         return self._evaluate("val", batch, dataloader_idx)
 
     def test_step(
         self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> EvaluatedBatch:
-        """Take a batch into the scores of its data loader."""
+        """Add a batch to the scores of its data loader."""
         return self._evaluate("test", batch, dataloader_idx)
 
     def _evaluate(self, stage: _Stage, batch: ClipBatch, loader: int) -> EvaluatedBatch:
@@ -86,7 +86,7 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
         self._update_scores(stage, loader, logits, target)
         return {"embedding": masked_mean(embeddings, mask), "logits": logits, "target": target}
 
-    # Lightning's bookkeeping is no part of a compiled graph.
+    # Lightning's bookkeeping is not part of a compiled graph.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _log(self, name: str, loss: Tensor, batch_size: int) -> None:
         self.log(
@@ -107,7 +107,7 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
         """Check the precision.
 
         Raises:
-            ValueError: The Trainer would put the waveforms into sixteen bits.
+            ValueError: The Trainer would cast the waveforms to sixteen bits.
         """
         precision = str(self.trainer.precision)
         if precision in (
@@ -175,7 +175,7 @@ class ClassificationModule(pl.LightningModule):  # type: ignore[misc] # untyped
         return logits.softmax(-1) if self.task == "single_label" else logits.sigmoid()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Make AdamW of what is to be trained, and the schedule of its learning rate."""
+        """Make AdamW for the trained parameters, and the schedule of its learning rate."""
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.parameters() if parameter.requires_grad],
             lr=self.hparams.learning_rate,

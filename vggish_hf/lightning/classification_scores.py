@@ -1,7 +1,7 @@
-"""The scores of a data set, over all the clips that the processes of a job have seen.
+"""The scores of a data set, over the clips of all processes of a job.
 
-Every score is a mean over classes. A class without a defined score (no clip has it or, for AUC,
-every clip has it) does not count in the mean.
+Every score is a mean over classes, without those that have no defined score (no clip has the class
+or, for AUC, every clip has it).
 """
 
 import torch
@@ -17,21 +17,21 @@ from vggish_hf.training.scores import d_prime, f1, ranking_scores
 class ClassificationScores(Metric):  # type: ignore[misc]
     """The scores of a data set, from batches of logits, on any number of processes.
 
-    They are of the clips that were handed in: where Lightning's sampler repeats a few, so that all
-    processes get as many, those count twice. For figures to publish, test on one device.
+    They count every clip passed in: clips that Lightning's sampler repeats, so that all processes
+    get the same number, count twice. For published figures, test on one device.
 
     - `mAP`: mean average precision
     - `AUC`: mean area under the ROC curve
     - `d_prime`: of the mean AUC
-    - `F1`: macro average; predicted are the class with the highest logit, or those above 0
-    - `accuracy`: share of clips whose class has the highest logit; of `"single_label"` alone
+    - `F1`: macro average; the prediction is the class of the highest logit, or those above 0
+    - `accuracy`: share of clips whose class has the highest logit; only for `"single_label"`
 
-    Clips are ranked by the logit of a class (multi-label) or its probability (single-label), of
-    which the sure ones are not rounded to 1.
+    Clips are ranked by the logit of a class (multi-label) or its probability (single-label),
+    without rounding sure ones to 1.
 
     Args:
         task: Whether a clip has one class or any number of them.
-        num_classes: How many classes there are.
+        num_classes: The number of classes.
 
     Example:
         >>> scores = ClassificationScores("single_label", 2)
@@ -57,19 +57,19 @@ class ClassificationScores(Metric):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget all clips."""
         super().reset()
-        # A process that gets no clip must have what the others send: columns of the same type.
+        # A process without clips must have columns of the others' type.
         none = torch.empty(0, self.num_classes, device=self.device)
         self.update(none, none)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             logits: (batch, classes).
             target: (batch, classes), 1 for each of a clip's classes, 0 elsewhere.
 
         Raises:
-            ValueError: The shapes are others.
+            ValueError: The shapes are wrong.
         """
         if logits.shape != target.shape or logits.shape[1:] != (self.num_classes,):
             raise ValueError(
@@ -77,12 +77,12 @@ class ClassificationScores(Metric):  # type: ignore[misc]
                 f"{tuple(logits.shape)} and {tuple(target.shape)}"
             )
         self.logits.append(logits.detach().float())
-        self.target.append((target > 0.5).to(torch.uint8))  # a process group gathers no bool
+        self.target.append((target > 0.5).to(torch.uint8))  # process groups cannot gather bool
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the scores of all clips so far: scalars, NaN where no class is left."""
+        """Compute the scores of all clips so far: scalars, NaN if no class is left."""
         logits, target = dim_zero_cat(self.logits), dim_zero_cat(self.target).bool()
-        if logits.is_mps:  # which has no float64
+        if logits.is_mps:  # lacks float64
             logits, target = logits.cpu(), target.cpu()
         is_single = self.task == "single_label"
         ranked = logits.double().log_softmax(1) if is_single else logits

@@ -1,4 +1,4 @@
-"""What a classifier gives: for a clip, for a batch, for callbacks."""
+"""Outputs of a classifier: for a clip, for a batch, for callbacks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class TooShortError(ValueError):
-    """A clip has no whole example, and hence no scores."""
+    """A clip has no whole example, so no scores."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ClassifiedClip:
     """The scores of one clip.
 
     Args:
-        scores: (classes,), probabilities, on the CPU; of a single-label task they sum to one.
+        scores: (classes,), probabilities, on the CPU; single-label ones sum to one.
         index: The clip's position among the inputs.
         classes: The names of the classes, in the order of the scores.
 
@@ -37,14 +37,14 @@ class ClassifiedClip:
         return self.classes[int(self.scores.argmax())]
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
-        """The `k` most likely classes and their probabilities, the likeliest first."""
+        """The `k` most likely classes and their probabilities, in descending order."""
         values, places = self.scores.topk(min(k, len(self.scores)))
         names = [self.classes[place] for place in places.tolist()]
         return list(zip(names, values.tolist(), strict=True))
 
 
 class EvaluatedBatch(TypedDict):
-    """What validation and test steps give to callbacks.
+    """The output of validation and test steps for callbacks.
 
     - `embedding`: (batch, size), the mean over each clip's examples
     - `logits`, `target`: (batch, classes)
@@ -56,10 +56,10 @@ class EvaluatedBatch(TypedDict):
 
 
 class ClassifiedParts(TypedDict):
-    """What `predict_step` gives, as `VGGishEmbeddingWriter` takes it, with scores.
+    """The output of `predict_step` for `VGGishEmbeddingWriter`, with scores.
 
     - `id` and `num_examples`: of each clip
-    - `embedding`: (rows, size), those of all clips; `start_seconds`: (rows,), float64
+    - `embedding`: (rows, size), of all clips; `start_seconds`: (rows,), float64
     - `scores`: (batch, classes), probabilities; NaN for a clip without an example
     """
 

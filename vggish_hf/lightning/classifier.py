@@ -31,52 +31,52 @@ from vggish_hf.training.plain import to_plain
 
 
 class VGGishClassifier(SavableClassifier):
-    """Front end, VGGish and a head; learns from audio, or the head alone from embeddings.
+    """Front end, VGGish and a head; learns from audio, or only the head from embeddings.
 
-    `pretrained` loads a network, `config` makes one of random weights; without both the classifier
-    is a head for batches of embeddings. A config may be a dict of its fields. Nothing is frozen:
-    see `VGGishFinetuning`. `ClassificationModule` says what is logged.
+    `pretrained` loads a network, `config` makes one with random weights; without both the
+    classifier is a head for batches of embeddings. A config may be a dict of its fields. Nothing is
+    frozen: see `VGGishFinetuning`. For logged values see `ClassificationModule`.
 
-    Numbers and texts may be numpy's or torch's, paths may be `Path`s: hyperparameters are stored as
-    plain Python, so that checkpoints load with `weights_only=True`.
+    Values may be of numpy or torch, paths may be `Path`s: hyperparameters are stored as plain
+    Python, so that checkpoints load with `weights_only=True`.
 
     Args:
         classes: The names of the classes, in the order of the targets.
         task: Whether a clip has one class or any number of them.
-        pretrained: The id of a model to begin with, as for `VGGishPipeline.from_pretrained`.
-        config: The sizes of a network that begins with random weights.
+        pretrained: The id of a model to start from, as for `VGGishPipeline.from_pretrained`.
+        config: The sizes of a network with random weights.
         feature_config: The front end. A dict changes fields of the `pretrained` model's, or of the
-            reference's, both with the padding `"short"` in place of `"none"`.
-        batch_norm: Normalise between the convolutions of a random network, which otherwise learns
+            reference's, both with the padding `"short"` instead of `"none"`.
+        batch_norm: Normalise after the convolutions of a random network, which otherwise learns
             slowly from little data; `save_pretrained` folds it into plain convolutions.
-        postprocess: `"pca"` if the head takes embeddings that the PCA post-processor has whitened,
-            as the released AudioSet embeddings are.
-        embedding_size: Width of the embeddings where there is no network.
-        embeddings_from: What made the embeddings that a head learns from, as
-            `VGGishPipeline.provenance` says it; without it what the data module knows.
-        head: What maps a clip's embeddings to its classes: a `HeadConfig`, or its kind alone;
-            without it a linear layer on their mean.
-        learning_rate: Of the whole, after warming up; it falls to zero along half a cosine.
+        postprocess: `"pca"` if the head takes embeddings whitened by the PCA post-processor, like
+            the released AudioSet embeddings.
+        embedding_size: Width of the embeddings without a network.
+        embeddings_from: The `VGGishPipeline.provenance` of the embeddings that a head learns from;
+            the default is the data module's.
+        head: Maps a clip's embeddings to its classes: a `HeadConfig`, or only its kind; the default
+            is a linear layer on their mean.
+        learning_rate: The peak, after the warm-up; it falls to zero along half a cosine.
         weight_decay: AdamW's.
         warmup_steps: Steps in which the learning rate rises.
-        label_smoothing: How much of a target is spread over the classes, from 0 to 1.
-        mixup_alpha: Each clip is mixed with another one in a proportion from Beta(alpha, alpha); 0
-            for none. See `mixup`.
-        gain_db: The most that a clip's level is raised or lowered by in training, dB.
-        shift_seconds: The most that a clip is moved by in training; what leaves at one end comes
-            back at the other.
-        speed: The most that a clip is made faster or slower by in training, as a fraction. See
+        label_smoothing: The share of a target to spread over the classes, from 0 to 1.
+        mixup_alpha: Mix each clip with another one in a proportion from Beta(alpha, alpha); 0 for
+            none. See `mixup`.
+        gain_db: The most to raise or lower a clip's level in training, dB.
+        shift_seconds: The most to shift a clip in training; samples that leave at one end return at
+            the other.
+        speed: The most to speed a clip up or slow it down in training, as a fraction. See
             `WaveformAugmentation`.
-        max_bands: Fewer mel bands than this are silenced in each example in training; 0 for none.
-        max_frames: Fewer frames than this are silenced. See `SpecAugment`.
+        max_bands: Silence fewer mel bands than this in each example in training; 0 for none.
+        max_frames: Silence fewer frames than this. See `SpecAugment`.
 
     Raises:
-        ValueError: Arguments contradict each other, or one is out of its range.
-        FileNotFoundError: There is no such model.
+        ValueError: Arguments contradict each other, or one is out of range.
+        FileNotFoundError: The model does not exist.
 
     Attributes:
         extractor: The front end.
-        backbone: The network, or None; what `VGGishFinetuning` freezes.
+        backbone: The network, or None; `VGGishFinetuning` freezes it.
 
     Example:
         >>> tiny = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
@@ -111,7 +111,7 @@ class VGGishClassifier(SavableClassifier):
         max_frames: int = 0,
     ) -> None:
         super().__init__()
-        # What is simple becomes plain here, what is nested where it is made.
+        # Simple values become plain here, nested ones where they are made.
         given = {
             "batch_norm": batch_norm,
             "embeddings_from": embeddings_from,
@@ -144,7 +144,7 @@ class VGGishClassifier(SavableClassifier):
             embedding_size = self.backbone.config.embedding_size
         if plain["batch_norm"]:
             if config is None or self.backbone is None:
-                raise ValueError("Expected `config` for batch_norm=True: other networks have none")
+                raise ValueError("batch_norm=True needs `config`: other networks have none")
             add_batch_norm(self.backbone)
         head_config = make_head_config(head)
         self.head = make_head(head_config, embedding_size, len(self.classes))
@@ -158,7 +158,7 @@ class VGGishClassifier(SavableClassifier):
                 plain["max_frames"],
                 log_offset=self.extractor.config.log_offset,
             )
-        # A checkpoint has all weights: what is built again from this needs no Hub to begin with.
+        # A checkpoint has all weights, so rebuilding from this needs no Hub.
         self.save_hyperparameters(
             {
                 "classes": self.classes,
@@ -174,10 +174,10 @@ class VGGishClassifier(SavableClassifier):
             }
         )
 
-    # What depends on each batch's lengths and rates would be compiled again and again.
+    # Code that depends on each batch's lengths and rates would be recompiled repeatedly.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _inputs(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Take examples (batch, examples, frames, bands), or embeddings (batch, examples, size)."""
+        """Give examples (batch, examples, frames, bands) or embeddings (batch, examples, size)."""
         if "embedding" in batch:
             batch = cast(EmbeddingBatch, batch)
             mask = batch["mask"]
@@ -185,7 +185,7 @@ class VGGishClassifier(SavableClassifier):
             return floats.to(next(self.head.parameters()).dtype), mask
         if self.backbone is None:
             raise ValueError(
-                "Expected batches of embeddings, this classifier has no network for audio; pass "
+                "Expected batches of embeddings: this classifier has no network for audio; pass "
                 "`pretrained` or `config`"
             )
         return extract_batch(self.extractor, self.augment_waveform(batch))
@@ -202,7 +202,7 @@ class VGGishClassifier(SavableClassifier):
         return rows.new_zeros(*mask.shape, rows.shape[1]).index_put((mask,), rows)
 
     def setup(self, stage: str) -> None:
-        """Check the precision, and note what made the embeddings to learn from."""
+        """Check the precision, and note the provenance of training embeddings."""
         super().setup(stage)
         if stage == "fit" and self.backbone is None and self.hparams.embeddings_from is None:
             found = getattr(self.trainer.datamodule, "provenance", None)
@@ -212,7 +212,7 @@ class VGGishClassifier(SavableClassifier):
         """Compare the classes.
 
         Raises:
-            ValueError: The checkpoint is of a classifier of other classes.
+            ValueError: The checkpoint has other classes.
         """
         found = checkpoint.get("hyper_parameters", {}).get("classes", self.classes)
         if found != self.classes:
@@ -227,7 +227,7 @@ class VGGishClassifier(SavableClassifier):
             )
 
     def provenance(self) -> dict[str, Any]:
-        """What its embeddings come from, for `VGGishEmbeddingWriter`, but for the weights."""
+        """How its embeddings are made, for `VGGishEmbeddingWriter`, without the weights."""
         return {
             "version": __version__,
             "config": self.hparams.config,
@@ -245,12 +245,12 @@ class VGGishClassifier(SavableClassifier):
         on_error: ErrorHandler | None = None,
         decode: Decoder = open_audio,
     ) -> Generator[ClassifiedClip, None, None]:
-        """Score clips of any number, length, rate and format, in evaluation mode.
+        """Score any number of clips of any length, rate and format, in evaluation mode.
 
         Args:
-            inputs: The clips, or one clip, as for calling a pipeline, or whatever `decode` takes.
-            pipeline: What embeds them, for a classifier that learnt from its embeddings; without
-                it, the classifier's own network.
+            inputs: The clips, or one clip, as for calling a pipeline, or for `decode`.
+            pipeline: Embeds them, for a classifier that learnt from its embeddings; the default is
+                the classifier's own network.
             batch_size: See `VGGishPipeline.stream`.
             num_workers: See `VGGishPipeline.stream`.
             on_error: See `VGGishPipeline.stream`; a clip without a whole example is a
@@ -258,14 +258,13 @@ class VGGishClassifier(SavableClassifier):
             decode: See `VGGishPipeline.stream`.
 
         Returns:
-            The clips' scores, in the order of the inputs; memory is bounded as the pipeline's is.
+            The clips' scores, in the order of the inputs, in bounded memory.
 
         Raises:
-            ValueError: There is nothing to embed with, or an argument is refused.
+            ValueError: There is no network to embed with, or an argument is invalid.
 
         Warns:
-            UserWarning: `pipeline` has other weights than those whose embeddings the classifier
-                learnt from.
+            UserWarning: `pipeline` has other weights than in the classifier's training.
         """
         if pipeline is None:
             if self.backbone is None:

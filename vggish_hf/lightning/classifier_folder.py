@@ -1,4 +1,4 @@
-"""A classifier as a folder, on this machine or on the Hub."""
+"""A classifier as a folder, local or on the Hub."""
 
 import copy
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from vggish_hf.pipeline import VGGishPipeline
 from vggish_hf.training.batch_norm import fold_batch_norm
 from vggish_hf.training.heads import HeadConfig
 
-# The type in its config, also of subclasses: they read each other's.
+# The type in its config, the same for subclasses, which read each other's configs.
 _TYPE = "VGGishClassifier"
-# The hyperparameters that a finished classifier is built from; `feature_config` has its own file.
+# The hyperparameters of a finished classifier; `feature_config` has its own file.
 _BUILT_FROM = ("classes", "task", "config", "postprocess", "embedding_size", "head")
 _ELSEWHERE = ("feature_config", "pretrained")
 # Not in folders of earlier versions.
@@ -45,7 +45,7 @@ for clip in classifier.classify(["a.wav", "b.mp3"]{options}):
     print(clip.label, clip.top(3))
 ```
 """
-# A head alone needs the network that embedded its training data.
+# A head without network needs the one that embedded its training data.
 _PIPELINE_OPTION = ', pipeline=VGGishPipeline.from_pretrained("google")'
 
 
@@ -58,8 +58,8 @@ def save_classifier(
     """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
 
     Args:
-        folder: The folder; made if need be.
-        hyperparameters: What the classifier was made with.
+        folder: The folder; created if needed.
+        hyperparameters: The classifier's arguments.
         tensors: Its weights by name, without batch normalisation.
         extractor: Its front end.
 
@@ -71,7 +71,7 @@ def save_classifier(
     for name in _ELSEWHERE:
         del training[name]
     folder.mkdir(parents=True, exist_ok=True)
-    # The config goes first and comes last: a folder that has one is complete.
+    # The config is removed first and written last: a folder with a config is complete.
     config = folder / hub.CONFIG_NAME
     config.unlink(missing_ok=True)
     save_tensors(dict(tensors), folder / hub.WEIGHTS_NAME)
@@ -89,7 +89,7 @@ def save_classifier(
 
 
 class SavedClassifier(NamedTuple):
-    """What `save_classifier` wrote."""
+    """The content of a folder of `save_classifier`."""
 
     arguments: dict[str, Any]
     """The arguments to make the classifier with."""
@@ -98,15 +98,15 @@ class SavedClassifier(NamedTuple):
 
 
 def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> SavedClassifier:
-    """Find a classifier's folder and read what it is made with.
+    """Find a classifier's folder and read its config.
 
     Args:
         model_id: The path of a local folder, or a repository's id on the Hub.
         **options: How to fetch from the Hub.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it lacks a file.
-        ValueError: It holds no classifier.
+        FileNotFoundError: The folder does not exist, or lacks a file.
+        ValueError: It is not a classifier.
     """
     files = (hub.CONFIG_NAME, hub.WEIGHTS_NAME, hub.FEATURE_CONFIG_NAME)
     folder = hub.find_folder(model_id, files, **options)
@@ -152,18 +152,18 @@ class SavableClassifier(ClassificationModule):
         device: torch.device | str = "cpu",
         **options: Unpack[hub.HubOptions],
     ) -> Self:
-        """Load what `save_pretrained` wrote, strictly, in evaluation mode.
+        """Load a folder of `save_pretrained`, strictly, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: The path of a local folder, or a repository's id.
-            device: Where it runs.
+            device: Its device.
             **options: How to fetch from the Hub, see `HubOptions`.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it lacks a file.
-            ValueError: It holds no classifier, the config has unknown keys or refused values, or
-                the weights' names or shapes are not those of the config; each one is listed.
-            TypeError: There is no such option.
+            FileNotFoundError: The folder does not exist, or lacks a file.
+            ValueError: It is not a classifier, the config has unknown keys or invalid values, or
+                the weights' names or shapes are not the config's; the message lists all.
+            TypeError: An option is unknown.
         """
         saved = read_classifier(pretrained_model_name_or_path, **options)
         with torch.device("meta"):
@@ -174,17 +174,17 @@ class SavableClassifier(ClassificationModule):
         return classifier
 
     def to_pipeline(self) -> VGGishPipeline:
-        """Copy front end and network without the head: a plain VGGish, as it is now.
+        """Copy the current front end and network without the head.
 
         Returns:
-            A pipeline in evaluation mode. Its `save_pretrained` writes a folder that
-            `VGGishPipeline.from_pretrained` and `--model` take.
+            A pipeline in evaluation mode. Its `save_pretrained` writes a folder for
+            `VGGishPipeline.from_pretrained` and `--model`.
 
         Raises:
             ValueError: The classifier has no network.
         """
         if self.backbone is None:
-            raise ValueError("Expected a classifier with a network, this one is a head alone")
+            raise ValueError("Expected a classifier with a network, this one is only a head")
         make_plain = fold_batch_norm if self.hparams.batch_norm else copy.deepcopy
         plain: VGGishModel = make_plain(self.backbone)
         return VGGishPipeline(self.extractor, plain.eval())
@@ -193,7 +193,7 @@ class SavableClassifier(ClassificationModule):
         """Write config.json, model.safetensors, preprocessor_config.json and, if none, README.md.
 
         Args:
-            save_directory: The folder; made if need be.
+            save_directory: The folder; created if needed.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -205,10 +205,10 @@ class SavableClassifier(ClassificationModule):
         save_classifier(Path(save_directory), self.hparams, tensors, self.extractor)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
-        """Upload what `save_pretrained` writes to a Hub repository in one commit.
+        """Upload the files of `save_pretrained` to a Hub repository in one commit.
 
         Args:
-            repo_id: The repository, `org/name`; made if need be.
+            repo_id: The repository, `org/name`; created if needed.
             **options: See `PushOptions`.
 
         Returns:

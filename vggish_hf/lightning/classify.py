@@ -1,4 +1,4 @@
-"""Scores of clips of audio, one clip after the other."""
+"""Score clips of audio, one after the other."""
 
 import os
 import warnings
@@ -22,21 +22,21 @@ def classify_clips(
     on_error: ErrorHandler | None,
     **options: Any,
 ) -> Generator[ClassifiedClip, None, None]:
-    """Embed clips and score each; arguments are checked at once.
+    """Embed clips and score each; arguments are checked immediately.
 
     Args:
         inputs: The clips, or one.
-        pipeline: What embeds them.
+        pipeline: Embeds them.
         score: Maps the embeddings of a clip (examples, size) to probabilities (classes,).
         classes: The names of the classes.
         on_error: As for `VGGishPipeline.stream`.
         **options: See `VGGishPipeline.stream`.
 
     Raises:
-        ValueError: `inputs` is nothing that could hold clips, or an option is refused.
+        ValueError: `inputs` cannot be clips, or an option is invalid.
     """
     clips = _as_clips(inputs)
-    waiting: dict[int, Any] = {}  # the clips that were read and not yet scored
+    waiting: dict[int, Any] = {}  # clips read but not yet scored
 
     def note() -> Iterator[Any]:
         for index, source in enumerate(clips):
@@ -58,8 +58,8 @@ def classify_clips(
                     yield ClassifiedClip(score(out.embeddings), out.index, classes)
                     continue
                 error = TooShortError(
-                    f"Expected a clip of at least {out.example_seconds:g} s, input {out.index} is "
-                    "shorter than an example; make the front end with padding='short'"
+                    f"Input {out.index} is shorter than an example of {out.example_seconds:g} s; "
+                    "make the front end with padding='short'"
                 )
                 if on_error is None:
                     raise error
@@ -71,21 +71,21 @@ def classify_clips(
 def warn_of_other_weights(
     pipeline: VGGishPipeline, embeddings_from: Mapping[str, Any] | None
 ) -> None:
-    """Warn where a head gets the embeddings of other weights than those that it learnt from."""
+    """Warn if a head gets embeddings of other weights than in its training."""
     learnt = (embeddings_from or {}).get("weights_sha256")
     given = pipeline.weights_sha256
     if learnt is not None and given is not None and learnt != given:
         model = (embeddings_from or {}).get("model")
         name = f"{model!r}, " if model else ""
         warnings.warn(
-            f"this classifier has learnt from embeddings of {name}weights {learnt[:12]}, and now "
-            f"gets those of weights {given[:12]}: its scores mean nothing unless both are alike",
+            f"this classifier learnt from embeddings of {name}weights {learnt[:12]}, but now gets "
+            f"those of weights {given[:12]}: its scores are useless unless both are alike",
             stacklevel=3,
         )
 
 
 def _as_clips(inputs: Any) -> Iterable[Any]:
-    """Tell one clip from many: what audio comes as is no collection of clips."""
+    """Tell one clip from many."""
     is_pair = isinstance(inputs, tuple) and len(inputs) == 2 and hasattr(inputs[0], "ndim")
     is_one = isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping))
     if is_pair or is_one or hasattr(inputs, "read") or hasattr(inputs, "get_all_samples"):

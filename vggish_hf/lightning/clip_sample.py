@@ -1,4 +1,4 @@
-"""The data of a picture of a data set: some of its clips, and sums over all of them."""
+"""The data for plots of a data set: some of its clips, and sums over all of them."""
 
 import torch
 from torch import Tensor
@@ -8,22 +8,22 @@ from vggish_hf.training.batches import Task
 
 
 class ClipSample:
-    """Clips drawn at random from batches of unknown number, and how classes are confused.
+    """A random sample of clips from any number of batches, and the confusion of classes.
 
-    Memory is bounded by the arguments. It has a random generator of its own, so that a training
-    gives the same with and without it.
+    The arguments bound the memory. It has its own random generator, so that training gives the same
+    results with and without it.
 
     Args:
         task: Whether a clip has one class or any number of them.
-        max_clips: The most clips to keep.
+        max_clips: Most clips to keep.
         embedding_size: Width of an embedding.
-        num_classes: How many classes there are.
-        seed: Decides which clips are kept; another one for each process.
-        device: Where the batches are.
+        num_classes: The number of classes.
+        seed: Decides the clips to keep; a different one per process.
+        device: The batches' device.
 
     Attributes:
-        embeddings: (clips, embedding_size), of the clips that are kept.
-        labels: (clips,), int64, the (first) class of each; -1 without any.
+        embeddings: (clips, embedding_size), of the kept clips.
+        labels: (clips,), int64, the (first) class of each; -1 for none.
 
     Example:
         >>> sample = ClipSample("single_label", 2, embedding_size=3, num_classes=2)
@@ -54,7 +54,7 @@ class ClipSample:
         self._support = torch.zeros(num_classes, device=device)
 
     def add(self, embeddings: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             embeddings: (batch, embedding_size).
@@ -77,12 +77,12 @@ class ClipSample:
         )
 
     def _keep(self, draws: Tensor, embeddings: Tensor, labels: Tensor) -> None:
-        # Those of the highest draws are, at any time, a fair sample of all clips so far.
+        # The clips with the highest draws are always a fair sample of all clips so far.
         kept = draws.argsort(descending=True)[: self.max_clips]
         self._draws, self.embeddings, self.labels = draws[kept], embeddings[kept], labels[kept]
 
     def gather(self) -> None:
-        """Put together what the processes of the group have; all of them must call this."""
+        """Combine the samples of all processes; every process must call this."""
         self._keep(
             torch.cat(gather_all_tensors(self._draws)),
             torch.cat(gather_all_tensors(self.embeddings)),
@@ -92,15 +92,14 @@ class ClipSample:
         torch.distributed.all_reduce(self._support)
 
     def support(self) -> list[int]:
-        """How many clips have each class."""
+        """The number of clips of each class."""
         return [round(count) for count in self._support.tolist()]
 
     def confusion(self) -> Tensor:
-        """How the clips of each class are predicted.
+        """The predictions for the clips of each class.
 
         Returns:
-            (classes, classes): of the clips that have the row's class, the share for which the
-            column's is predicted, or (multi-label) the column's mean probability. NaN in the row of
-            a class without clips.
+            (classes, classes): the share of the row's clips that are predicted as the column, or
+            (multi-label) the column's mean probability. NaN in the row of a class without clips.
         """
         return self._predicted / self._support[:, None]

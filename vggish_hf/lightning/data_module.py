@@ -18,26 +18,26 @@ _NAMED_CLASSES = 10
 
 
 class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
-    """Loaders of labelled clips; a subclass sets in `setup` what they load.
+    """Loaders of labelled clips; a subclass sets their data in `setup`.
 
     Args:
         collate: Makes a batch of clips.
         batch_size: Clips in a batch.
-        num_workers: Processes of each loader, which live as long as the loader; 0 for none.
-        balanced_sampling: Draw the clips for training with replacement and each class equally
-            often (see `BalancedSampler`) in place of each clip once.
+        num_workers: Processes of each loader, kept as long as the loader; 0 for none.
+        balanced_sampling: Draw the clips for training with replacement and each class equally often
+            (see `BalancedSampler`), instead of each clip once.
 
     Attributes:
         classes: The names of the classes, in the order of the targets.
         task: Whether a clip has one class or any number of them.
-        train: The clips to learn from.
+        train: The training clips.
         train_labels: The classes of each of them, as indices; needed for balanced sampling.
-        validation: The clips that are held out, None without any.
-        test: The clips to test with, None without any.
-        provenance: What made the embeddings, where the clips are embeddings and it is known.
+        validation: The held-out clips, or None.
+        test: The test clips, or None.
+        provenance: How the embeddings were made, if the clips are embeddings and it is known.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of range.
     """
 
     classes: list[str]
@@ -69,10 +69,10 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         self._collate = collate
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Load the clips to learn from, in another order each time.
+        """Load the training clips, in another order each time.
 
         Warns:
-            UserWarning: Classes have no clip to learn from; the first of them are named.
+            UserWarning: Classes have no training clip; the message names the first ones.
         """
         learnt = {label for labels in self.train_labels for label in labels}
         unknown = [name for i, name in enumerate(self.classes) if i not in learnt]
@@ -88,11 +88,11 @@ class ClipDataModule(pl.LightningDataModule):  # type: ignore[misc] # untyped
         return self._load(self.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Load the clips that are held out; without any, no loader, of which Lightning warns."""
+        """Load the held-out clips; without any, return no loader, and Lightning warns."""
         return [] if self.validation is None else self._load(self.validation)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Load the clips to test with.
+        """Load the test clips.
 
         Raises:
             ValueError: There are none.

@@ -1,4 +1,4 @@
-"""VGGish as a LightningModule that embeds: what a Trainer needs for many devices and machines."""
+"""VGGish as a LightningModule that embeds on many devices and machines."""
 
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,13 +12,13 @@ from vggish_hf.pipeline import Postprocess, VGGishPipeline
 
 
 class EmbeddedParts(TypedDict):
-    """The rows of parts of clips, as `VGGishEmbeddingWriter` takes them.
+    """The rows of parts of clips, for `VGGishEmbeddingWriter`.
 
     - `id`: of each part
-    - `num_examples`, `first_example` and `is_last`, of each part: how many rows it has, the number
-      of the first of them in its clip, and whether the clip has no more
-    - `embedding`: (rows, size), on the CPU, those of all parts
-    - `start_seconds`: (rows,), float64, when each example starts in its clip
+    - `num_examples`, `first_example` and `is_last` of each part: the number of its rows, the number
+      of the first one in its clip, and whether the clip ends with it
+    - `embedding`: (rows, size), on the CPU, of all parts
+    - `start_seconds`: (rows,), float64, start of each example in its clip
     - `failed`: (id, reason) of clips that failed; their parts do not count
     """
 
@@ -32,15 +32,15 @@ class EmbeddedParts(TypedDict):
 
 
 class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
-    """Embeds as a `VGGishPipeline` does; for `Trainer.predict` alone.
+    """Embeds like a `VGGishPipeline`; only for `Trainer.predict`.
 
     Args:
-        pipeline: The extractor and the model, or the id of a model, which is loaded as
-            `VGGishPipeline.from_pretrained` does.
+        pipeline: The extractor and the model, or the id of a model for
+            `VGGishPipeline.from_pretrained`.
         postprocess: As for calling the pipeline.
 
     Raises:
-        ValueError: The model has no post-processor; or what loading raises.
+        ValueError: The model has no post-processor; or errors of loading.
 
     Example:
         >>> trainer = pl.Trainer(  # doctest: +SKIP
@@ -64,11 +64,11 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
         self.postprocess: Postprocess = postprocess
 
     def provenance(self) -> dict[str, Any]:
-        """What the embeddings come from, see `VGGishPipeline.provenance`."""
+        """How the embeddings are made, see `VGGishPipeline.provenance`."""
         return self.pipeline.provenance(self.postprocess)
 
     def setup(self, stage: str) -> None:
-        """Check that the Trainer computes in the precision that the provenance states.
+        """Check that the Trainer computes in the provenance's precision.
 
         Raises:
             ValueError: Its precision is a mixed one.
@@ -81,14 +81,14 @@ class VGGishEmbedder(pl.LightningModule):  # type: ignore[misc] # untyped
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that `provenance` would not state.
+        """Refuse weights that are not in `provenance`.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            "Expected no `ckpt_path`: VGGishEmbedder embeds with the weights of its pipeline; save "
-            "others by `VGGishModel.save_pretrained` and load a pipeline from there"
+            "Expected no `ckpt_path`: VGGishEmbedder embeds with its pipeline's weights; save "
+            "others with `VGGishModel.save_pretrained` and load a pipeline from there"
         )
 
     def predict_step(

@@ -1,7 +1,7 @@
 """The AudioSet embeddings in whole batches, made without a loop over clips.
 
-One clip after the other, from `AudioSetEmbeddingsDataset`, takes three times as long: 0.6 s of a
-core in place of 0.2 s for the 22,160 clips of the balanced training set.
+Single clips, from `AudioSetEmbeddingsDataset`, take three times as long: 0.6 s of a core instead of
+0.2 s for the 22,160 clips of the balanced training set.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from vggish_hf.training.batches import EmbeddingBatch
 
 
 class EmbeddingBatches(Dataset[EmbeddingBatch]):
-    """Clips of the AudioSet embeddings, of which a `DataLoader` fetches a batch at once.
+    """Clips of the AudioSet embeddings; a `DataLoader` fetches a batch at once.
 
     Pass `identity_collate` as its `collate_fn`: it gets the finished batch.
 
@@ -25,7 +25,7 @@ class EmbeddingBatches(Dataset[EmbeddingBatch]):
         dataset: As for `AudioSetEmbeddingsDataset`.
 
     Raises:
-        ValueError: `dataset` has other columns, or is a streaming one.
+        ValueError: `dataset` has other columns, or is streaming.
 
     Example:
         >>> loader = torch.utils.data.DataLoader(  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Frechet Audio Distance of a generative model's output, while it is trained."""
+"""Frechet Audio Distance of a generative model's output, during training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,36 +21,34 @@ from vggish_hf.pipeline import VGGishPipeline
 
 #: A batch (batch, time) or (batch, channels, time), or a list of clips of any lengths.
 Waveforms: TypeAlias = Tensor | Sequence[Tensor]
-#: Finds, or generates, waveforms from the module, its `validation_step`'s output and the batch.
+#: Returns waveforms, given the module, its `validation_step`'s output and the batch.
 FindWaveforms: TypeAlias = Callable[[pl.LightningModule, Any, Any], Waveforms]
 
 
 class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
     """Logs the distance of validation's generated clips from a fixed set, `val_fad`.
 
-    `validation_step` returns a dict with the waveforms, or a function finds them. All processes'
-    clips count, each once: where a `DistributedSampler` gives a clip to two processes, so that all
-    have as many, the last waveform of one of them does not count. Memory is bounded whatever the
-    number of clips.
+    `validation_step` returns a dict with the waveforms, or a function returns them. The clips of
+    all processes count once: if a `DistributedSampler` gives a clip to two processes to even their
+    numbers, the last waveform of one does not count. Memory is bounded for any number of clips.
 
     Args:
         real: The statistics of the real set, or their `.npz` file, see docs/fad.md.
-        model: What embeds the clips: a pipeline, which moves to the device of the training, or a
-            model's id.
+        model: Embeds the clips: a pipeline, which moves to the training's device, or a model's id.
         sampling_rate: The waveforms' rate, Hz.
         waveforms: The key of the waveforms in the output of `validation_step`, (batch, time) or
-            (batch, channels, time); or a function of the module, that output and the batch which
-            returns such a tensor, or a list of clips.
-        every_n_epochs: How often in a training; `trainer.validate` always has a score.
-        preset: Whose preprocessing, see `PRESETS` and docs/fad.md.
-        name: What the score is logged as.
+            (batch, channels, time); or a function of the module, that output and the batch, which
+            returns such a tensor or a list of clips.
+        every_n_epochs: How often in training; `trainer.validate` always has a score.
+        preset: The tool to imitate, see `PRESETS` and docs/fad.md.
+        name: The score's name in the log.
         batch_size: Examples that the network takes at once.
-        force: Compare with `real` although it was not embedded as `model` and `preset` do.
+        force: Compare with `real` even if it was embedded differently.
 
     Raises:
-        ValueError: An argument is out of its range, or `real` was not embedded alike; in a
-            validation, a waveform is not finite, or there are none where they should be.
-        FileNotFoundError: There is no such model or file.
+        ValueError: An argument is out of range, or `real` was embedded differently; in a
+            validation, a waveform is not finite, or the waveforms are missing.
+        FileNotFoundError: The model or file does not exist.
 
     Example:
         >>> fad = FADCallback("real.npz", "google", sampling_rate=44_100)  # doctest: +SKIP
@@ -84,7 +82,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
         self._has_warned = False
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a score in the epochs that have one."""
+        """Start a score in the epochs that have one."""
         is_training = trainer.state.fn == "fit"
         is_turn = not is_training or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         self._is_due = is_turn and not trainer.sanity_checking
@@ -101,7 +99,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the clips of a batch."""
+        """Add the clips of a batch."""
         if not self._is_due:
             return
         clips = self._find_waveforms(pl_module, outputs, batch)
@@ -124,7 +122,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
         for note in filter(None, (real.small_sample_note(), fake.small_sample_note())):
             self._warn(f"{self.name}: {note}")
         distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-        # Equal in all processes, but Lightning warns without `sync_dist`.
+        # It is equal in all processes, but Lightning warns without `sync_dist`.
         pl_module.log(self.name, distance, sync_dist=True)
 
     def _find_waveforms(self, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> Waveforms:
@@ -148,7 +146,7 @@ class FADCallback(pl.Callback):  # type: ignore[misc] # untyped
 
 
 def _ends_with_repetition(trainer: pl.Trainer, batch_idx: int, dataloader_idx: int) -> bool:
-    """Whether a batch is the last, and its last clip another process's, too."""
+    """Whether a batch is the last and ends with another process's clip."""
     loaders = trainer.val_dataloaders
     loader = loaders[dataloader_idx] if isinstance(loaders, list) else loaders
     sampler = getattr(loader, "sampler", None)

@@ -1,4 +1,4 @@
-"""The head learns first, then the network from its top down, block by block."""
+"""Train the head first, then the network from the top down, block by block."""
 
 from typing import Any
 
@@ -21,19 +21,19 @@ BLOCKS = (
 
 
 class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
-    """Freezes the network of a classifier, and lets it learn again from the top down.
+    """Freezes the network of a classifier, and unfreezes it from the top down.
 
     The blocks are the linear layers, then the groups of convolutions: conv4, conv3, conv2, conv1.
-    Each joins the optimizer as a parameter group of its own that follows the classifier's schedule.
+    Each joins the optimizer as its own parameter group, which follows the classifier's schedule.
 
     Args:
-        first_epoch: The epoch, counted from 0, in which the linear layers begin to learn.
-        epochs_per_block: How many epochs later each further block follows; 0 for all at once.
-        num_blocks: How many blocks learn at all; 0 keeps the whole network frozen.
-        learning_rate_factor: What the head's learning rate is multiplied by for the network's.
+        first_epoch: The epoch, from 0, in which the linear layers start to learn.
+        epochs_per_block: Epochs between blocks; 0 for all at once.
+        num_blocks: The number of blocks that learn; 0 keeps the whole network frozen.
+        learning_rate_factor: The network's learning rate as a multiple of the head's.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
 
     Example:
         >>> finetuning = VGGishFinetuning(first_epoch=3, epochs_per_block=2, num_blocks=3)
@@ -62,14 +62,14 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
             raise ValueError(
                 f"Expected `learning_rate_factor` to be positive, got {learning_rate_factor}"
             )
-        # Plain, because what they decide is stored in checkpoints.
+        # Plain numbers, because checkpoints store values derived from them.
         self.first_epoch: int = to_plain(first_epoch)
         self.epochs_per_block: int = to_plain(epochs_per_block)
         self.num_blocks: int = to_plain(num_blocks)
         self.learning_rate_factor: float = to_plain(learning_rate_factor)
 
     def num_blocks_at(self, epoch: int) -> int:
-        """How many blocks learn in an epoch."""
+        """The number of blocks that learn in an epoch."""
         if epoch < self.first_epoch:
             return 0
         if not self.epochs_per_block:
@@ -80,7 +80,7 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
         """Freeze the network.
 
         Raises:
-            ValueError: The module has none.
+            ValueError: The module has no network.
         """
         backbone = getattr(pl_module, "backbone", None)
         if not isinstance(backbone, VGGishModel):
@@ -89,11 +89,11 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
                 f"{type(backbone).__name__}; VGGishClassifier has one for `pretrained` or `config`"
             )
         backbone.requires_grad_(False)
-        self._internal_optimizer_metadata.clear()  # of a training before this one
+        self._internal_optimizer_metadata.clear()  # of an earlier training
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Unfreeze what had joined the optimizer before training was interrupted."""
-        super().on_fit_start(trainer, pl_module)  # which restores the parameter groups alone
+        """Unfreeze the blocks that joined the optimizer before an interruption."""
+        super().on_fit_start(trainer, pl_module)  # restores only the parameter groups
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -102,7 +102,7 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
     def finetune_function(
         self, pl_module: pl.LightningModule, epoch: int, optimizer: Optimizer
     ) -> None:
-        """Add the blocks whose epoch has come."""
+        """Add the blocks of this epoch."""
         head = optimizer.param_groups[0]
         for layers in BLOCKS[: self.num_blocks_at(epoch)]:
             parameters = [
@@ -110,7 +110,7 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
                 for layer in layers
                 for parameter in getattr(pl_module.backbone, layer).parameters()
             ]
-            # A block is frozen as a whole, or learns as a whole.
+            # A block is frozen or learns as a whole.
             if parameters[0].requires_grad:
                 continue
             rates: dict[str, Any] = {
@@ -127,8 +127,8 @@ class VGGishFinetuning(BaseFinetuning):  # type: ignore[misc] # untyped
     ) -> None:
         """Average the gradients of the network over the processes.
 
-        DistributedDataParallel averages those of the parameters that learn when training begins,
-        and not of those that join later.
+        DistributedDataParallel only averages those of the parameters that learn when training
+        begins, not of later ones.
         """
         if trainer.world_size > 1:
             for parameter in pl_module.backbone.parameters():

@@ -1,4 +1,4 @@
-"""What a classifier is built from: checked names, configs, front end and network."""
+"""Build a classifier's parts: checked names, configs, front end and network."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ def check_classes(classes: Any) -> list[str]:
     """Return the names of classes as a list of str.
 
     Raises:
-        ValueError: They are no list of different names.
+        ValueError: They are not a list of different names.
     """
     if not isinstance(classes, (str, bytes, Mapping)):
         names = to_plain(classes, "classes")
@@ -34,10 +34,10 @@ def check_classes(classes: Any) -> list[str]:
 def make_config(
     name: str, kind: type[Config], values: Config | Mapping[str, Any] | None
 ) -> Config | None:
-    """Make a config of a dict of its fields, whatever plain values numpy or torch has for them.
+    """Make a config from a dict of its fields, which may be numpy or torch values.
 
     Raises:
-        ValueError: It is neither a config nor such a dict, or a value is refused.
+        ValueError: It is neither a config nor such a dict, or a value is invalid.
     """
     if values is None:
         return None
@@ -49,7 +49,7 @@ def make_config(
 
 
 def make_head_config(head: HeadConfig | Mapping[str, Any] | str | None) -> HeadConfig:
-    """Make the config of a head, of which the kind alone is enough.
+    """Make the config of a head; its kind alone is enough.
 
     Raises:
         ValueError: See `make_config`.
@@ -64,15 +64,15 @@ def make_network(
     config: VGGishConfig | None,
     feature_config: VGGishFeatureConfig | Mapping[str, Any] | None,
 ) -> tuple[VGGishFeatureExtractor, VGGishModel | None]:
-    """Make the front end and the network, with weights of a checkpoint or random ones.
+    """Make the front end and the network, with a checkpoint's weights or random ones.
 
     Args:
         pretrained: The id of a model.
-        config: In its place, the sizes of a random network; without both there is no network.
+        config: Instead, the sizes of a random network; without both there is no network.
         feature_config: The front end; see `VGGishClassifier`.
 
     Raises:
-        ValueError: Both are given, or a config is refused.
+        ValueError: Both are given, or a config is invalid.
     """
     if pretrained is not None and config is not None:
         raise ValueError(
@@ -87,7 +87,7 @@ def make_network(
         extractor = VGGishFeatureExtractor(VGGishFeatureConfig(padding="short"))
         backbone = None if config is None else VGGishModel(config)
     if isinstance(feature_config, Mapping):
-        # Fields that are not named stay as they are, the padding of short clips among them.
+        # Other fields keep their values, including the padding of short clips.
         feature_config = {**asdict(extractor.config), **feature_config}
     found = make_config("feature_config", VGGishFeatureConfig, feature_config)
     return extractor if found is None else VGGishFeatureExtractor(found), backbone

@@ -1,4 +1,4 @@
-"""Pictures of a training: a map of the clips' embeddings, and the confusion of classes."""
+"""Plots of a training: a map of the clips' embeddings, and the confusion of classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,19 +21,19 @@ _OUTPUTS = EvaluatedBatch.__required_keys__
 
 
 class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
-    """Draws the validation clips every few epochs, for TensorBoard or beside CSVLogger's files.
+    """Plots the validation clips every few epochs, for TensorBoard or next to CSVLogger's files.
 
     - `embeddings`: each clip's mean embedding on the plane in which they vary most (principal
-      components), coloured by class; of several labels, by the first.
-    - `confusion`: how the clips of each class (a row, named with their number) are divided among
-      the predicted classes; of several labels, the mean probability of each class.
+      components), coloured by the (first) class.
+    - `confusion`: the predicted classes of the clips of each class (a row, labelled with their
+      number); for several labels, the mean probability of each class.
 
     Args:
         every_n_epochs: How often.
-        max_clips: The most points of a map, drawn at random; for the confusion all clips count.
+        max_clips: Most points of a map, drawn at random; the confusion counts all clips.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
 
     Example:
         >>> projector = EmbeddingProjector(every_n_epochs=5)
@@ -51,11 +51,11 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
         self._sample: ClipSample | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check that there is all it needs.
+        """Check the module, the loggers and matplotlib.
 
         Raises:
             TypeError: The module is not a classifier.
-            ValueError: No logger takes pictures.
+            ValueError: No logger takes plots.
             ImportError: matplotlib is not installed.
         """
         if stage != "fit" or trainer.fast_dev_run:
@@ -73,7 +73,7 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
             ) from None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: VGGishClassifier) -> None:
-        """Begin a picture in the epochs that have one."""
+        """Start a plot in the epochs that have one."""
         self._sample = None
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
         is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -96,10 +96,10 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the clips of a batch.
+        """Add the clips of a batch.
 
         Raises:
-            ValueError: The module's `validation_step` returns something else.
+            ValueError: The module's `validation_step` returns another type.
         """
         if self._sample is not None:
             if not isinstance(outputs, Mapping) or not outputs.keys() >= _OUTPUTS:
@@ -110,7 +110,7 @@ class EmbeddingProjector(pl.Callback):  # type: ignore[misc] # untyped
             self._sample.add(outputs["embedding"], outputs["logits"], outputs["target"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: VGGishClassifier) -> None:
-        """Draw, in one process."""
+        """Plot, in one process."""
         if self._sample is None:
             return
         sample, self._sample = self._sample, None

@@ -1,4 +1,4 @@
-"""Predictions to a resumable folder of Parquet files, from any number of devices."""
+"""Write predictions to a resumable folder of Parquet files, from any number of devices."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.pipeline import VGGishOutput
 from vggish_hf.provenance import state_sha256
 
-# So many rows end a part of however few clips: 64 MiB of float32.
+# This many rows end a part, however few clips it has: 64 MiB of float32.
 _PART_ROWS = 1 << 17
 _NAMED_FAILURES = 10
 
@@ -28,35 +28,34 @@ class SkipsInputs(Protocol):
     """A data module that can skip inputs."""
 
     def skip(self, ids: Iterable[str]) -> None:
-        """Skip these inputs, and no others."""
+        """Skip only these inputs."""
 
 
 class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyped
-    """Writes what `predict_step` returns into a folder of embeddings, see `EmbeddingFolder`.
+    """Writes the results of `predict_step` into a folder of embeddings, see `EmbeddingFolder`.
 
-    Every process writes its own files, each of which appears whole; all machines must share the
-    folder. At the end each input is in the folder once, even where a sampler gave it to two
-    processes. A run that was killed is resumed by starting it again: the writer calls the data
-    module's `skip` with the ids that are on disk, or, where it has no such method, does not write
-    their rows again. Inputs that failed are tried again.
+    Every process writes its own files, which appear only when complete; all machines must share the
+    folder. At the end each input is in the folder once, even if a sampler gave it to two processes.
+    Start a killed run again to resume it: the writer calls the data module's `skip` with the ids on
+    disk, or without such a method does not write their rows again. Failed inputs are tried again.
 
-    Pass `return_predictions=False` to `Trainer.predict`, or the Trainer keeps all predictions in
-    memory; the writer keeps at most one file of each process.
+    Pass `return_predictions=False` to `Trainer.predict`, else the Trainer keeps all predictions in
+    memory; the writer keeps at most one file per process.
 
-    A prediction is a dict of `EmbeddedParts`. Of a module of your own `id` (a list of str) and
-    `embedding` (rows, size) are enough, with `num_examples` where an id has more or less than one
-    row. Without `first_example` and `is_last` an id is complete; without `start_seconds` the hop of
-    the module's `extractor` (or of the reference) is used. A module's method `provenance` states
-    what its embeddings come from; without one, the digest of its weights is stored. A folder
-    of a module that has neither cannot be resumed: whether it is the same module is unknown.
+    A prediction is a dict of `EmbeddedParts`. Your own module only needs `id` (a list of str) and
+    `embedding` (rows, size), and `num_examples` unless each id has one row. Without `first_example`
+    and `is_last` an id is complete; `start_seconds` defaults to the hop of the module's `extractor`
+    (or of the reference). A module's method `provenance` says how its embeddings are made; without
+    it, the digest of its weights is stored. A folder of a module that has neither cannot be
+    resumed: whether it is the same module is unknown.
 
     Args:
-        folder: Where to write: a new folder, or one of the same weights and options.
-        clips_per_part: Clips of a file; an interruption costs each process at most one file.
-        merge: Make one file of all parts at the end, sorted by id.
+        folder: The output: a new folder, or one of the same weights and options.
+        clips_per_part: Clips per part; an interruption loses at most one part per process.
+        merge: Merge all parts into one file at the end, sorted by id.
 
     Raises:
-        ValueError: `clips_per_part` is less than one, or the folder holds something else.
+        ValueError: `clips_per_part` is less than one, or the folder has other content.
 
     Example:
         >>> writer = VGGishEmbeddingWriter("embeddings", merge=True)
@@ -76,7 +75,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         self.merge = merge
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Read which inputs are on disk; no process writes before all have done so."""
+        """Read the inputs on disk; no process writes before all have done so."""
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
@@ -91,21 +90,21 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         self._start_part()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the weights, which may have been loaded since `setup`, with the folder's.
+        """Compare the weights, possibly loaded since `setup`, with the folder's.
 
         Raises:
-            ValueError: The folder was made with others.
+            ValueError: The folder has other weights.
             OSError: Another job writes to it.
         """
-        # Sharded weights have a digest in each process: the first one's counts.
+        # Sharded weights have a digest per process: the first one's counts.
         self._provenance = trainer.strategy.broadcast(_provenance(pl_module))
         self.folder.check(self._provenance)
         self._lock_folder(trainer)
-        # Lightning says so of every loader without a sampler, for writers of batch indices.
+        # Lightning warns about every loader without a sampler, for writers of batch indices.
         warnings.filterwarnings("ignore", "Couldn't infer the batch indices fetched")
 
     def _lock_folder(self, trainer: pl.Trainer) -> None:
-        """Keep other jobs from the folder: one process holds the lock for all of this one."""
+        """Keep other jobs from the folder: one process holds the lock for the whole job."""
         problem = None
         if trainer.is_global_zero:
             try:
@@ -119,7 +118,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Let others write to the folder."""
+        """Release the folder."""
         self._lock.close()
 
     def write_on_batch_end(
@@ -132,12 +131,12 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Take the rows of a batch, and write a part when there are enough clips.
+        """Collect the rows of a batch, and write a part when there are enough clips.
 
-        A step that returns None has nothing to write.
+        A step may return None to write nothing.
 
         Raises:
-            ValueError: The prediction is not as it should be, or of another size than the folder.
+            ValueError: The prediction is invalid, or has another size than the folder.
         """
         if prediction is None:
             return
@@ -158,7 +157,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
             self._write_full_part(trainer.global_rank)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the last part, and in one process put the folder in order."""
+        """Write the last part, and clean up the folder in one process."""
         self._write_part(trainer.global_rank)
         trainer.strategy.barrier("all parts are written")
         if trainer.is_global_zero and self.folder.manifest is not None:
@@ -191,7 +190,7 @@ class VGGishEmbeddingWriter(BasePredictionWriter):  # type: ignore[misc] # untyp
 
 
 def _provenance(module: pl.LightningModule) -> dict[str, Any]:
-    """What a module says of itself, and the digest of weights that are of no file."""
+    """A module's own provenance, plus the digest of weights without a file."""
     provenance = getattr(module, "provenance", None)
     kind = type(module)
     found: dict[str, Any] = (

@@ -1,4 +1,4 @@
-"""The fastest way to call a model with the weights that it has now."""
+"""The fastest way to call a model with its current weights."""
 
 import weakref
 from collections.abc import Callable
@@ -18,25 +18,25 @@ from vggish_hf.modeling.vggish import VGGishModel
 
 Network = Callable[[Tensor], Tensor]
 
-# What libraries replace in one module alone, for example to move its weights when it is called.
+# Methods that libraries replace in a module, for example to move its weights on a call.
 _METHODS = ("forward", "trunk", "_conv_forward")
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-# Elements of each parameter that are compared, in as many pages of memory.
+# Compared elements of each parameter, in as many pages of memory.
 _NUM_PROBES = 16
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
 def can_be_packed(model: VGGishModel) -> bool:
-    """Whether a `PackedNetwork` gives what calling this model gives, on this machine."""
+    """Whether a `PackedNetwork` gives the same as this model, on this machine."""
     return why_not_packed(model) is None
 
 
 def why_not_packed(model: VGGishModel) -> str | None:
-    """Say why a model is called itself, and by no `PackedNetwork`; None where it is packed.
+    """Say why a model cannot be packed, or None.
 
-    It is for a float32 model on an x86 CPU, and a bfloat16 one where the CPU multiplies bfloat16,
-    unless the model was changed: a subclass, another module in place of a layer (LoRA, a quantised
-    one), a layer of other sizes, a method replaced, or a hook, be it for all modules.
+    A `PackedNetwork` is for a float32 model on an x86 CPU, and a bfloat16 one if the CPU multiplies
+    bfloat16, unless the model was changed: a subclass, another module for a layer (LoRA, a
+    quantised one), a layer of other sizes, a replaced method, or a hook, also a global one.
     """
     operators = find_operators()
     if isinstance(operators, str):
@@ -58,7 +58,7 @@ def why_not_packed(model: VGGishModel) -> str | None:
 
 
 def _is_plain(model: VGGishModel, operators: Operators) -> bool:
-    """Whether calling the model does what `VGGishModel` says, and nothing else."""
+    """Whether calling the model does only what `VGGishModel` does."""
     changed = any(
         operators.has_hooks(module) or any(name in vars(module) for name in _METHODS)
         for module in model.modules()
@@ -71,8 +71,8 @@ def _is_plain(model: VGGishModel, operators: Operators) -> bool:
 def _structure(model: VGGishModel) -> tuple[Any, ...]:
     """The layers with their geometry, and their parameters' types and shapes.
 
-    A quantised or distributed parameter is of another type. How many there are tells of others,
-    and of one that two layers share.
+    A quantised or distributed parameter has another type. The number of parameters shows others,
+    and one that two layers share.
     """
     layers = [
         (
@@ -97,38 +97,36 @@ def _plain_structure(config: VGGishConfig) -> tuple[Any, ...]:
 
 
 class InferenceNetworks:
-    """Keeps the packed network of a model, for as long as the model's weights are the same.
+    """Keeps a model's packed network as long as the model's weights are the same.
 
-    A weight that is replaced or written to is noticed. Writes that torch doesn't count, by `data`
-    (merged adapters, moving averages) or by a fused optimizer, are noticed by the values of a few
-    elements of each parameter: not so one that leaves all of these as they are, as a write to a
-    few elements or rows of one parameter may.
+    It notices a weight that is replaced or written to. It notices writes that torch doesn't count,
+    by `data` (merged adapters, moving averages) or a fused optimizer, by a few elements of each
+    parameter, and so may miss a write to a few elements or rows of one parameter.
 
     Args:
-        model: A model that was just loaded, or None.
-        weights_path: The safetensors file it was loaded from. Packing reads the weights from there
-            again, if both are unchanged: the model's own, which are mapped into memory, are then
-            hardly touched, and take next to none.
+        model: A newly loaded model, or None.
+        weights_path: Its safetensors file. If both are unchanged, packing reads the weights from
+            there again: the model's own, which are mapped, then take almost no memory.
     """
 
     def __init__(self, model: VGGishModel | None = None, weights_path: Path | None = None) -> None:
         self._loaded: tuple[_Snapshot, Path, Any] | None = None
         if model is not None and weights_path is not None and can_be_packed(model):
             self._loaded = _Snapshot(model), weights_path, _file_state(weights_path)
-        # Without a network: the model is to be called itself.
+        # None as network: call the model itself.
         self._packed: tuple[_Snapshot, PackedNetwork | None] | None = None
 
     def fastest(self, model: VGGishModel) -> Network:
-        """Give what to call in place of the model, (..., 96, 64) to (..., 128)."""
+        """Return the function to call instead of the model, (..., 96, 64) to (..., 128)."""
         if not can_be_packed(model):
             return model
         packed = self._packed
         if packed is None or not packed[0].is_of(model):
             snapshot = _Snapshot(model)
             operators = find_operators()
-            assert not isinstance(operators, str)  # or it could not be packed
+            assert not isinstance(operators, str)  # else it could not be packed
             network = PackedNetwork(model.config, self._weights(model), model.dtype, operators)
-            # Its ReLU makes zero of a NaN, with which the model's own goes on.
+            # Its ReLU turns NaN into zero, unlike the model's.
             self._packed = packed = snapshot, network if network.is_finite else None
         return packed[1] or model
 
@@ -141,12 +139,12 @@ class InferenceNetworks:
         return model.get_parameter
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out packed weights and addresses, which say nothing in another process."""
+        """Drop packed weights and addresses, which are useless in another process."""
         return {**vars(self), "_loaded": None, "_packed": None}
 
 
 class _Snapshot:
-    """What a model's parameters were at one time."""
+    """A model's parameters at one time."""
 
     def __init__(self, model: VGGishModel) -> None:
         parameters = list(model.parameters())
@@ -157,9 +155,9 @@ class _Snapshot:
         self._values = self._read()
 
     def is_of(self, model: VGGishModel) -> bool:
-        """Whether the model, one that can be packed, has the same parameters, not written to."""
+        """Whether the model, which can be packed, has the same, unwritten parameters."""
         parameters = list(model.parameters())
-        # First of all the same ones: what is new may lie where another was that has been freed.
+        # First compare identity: a new parameter may have the address of a freed one.
         return (
             all(old() is new for old, new in zip(self._parameters, parameters, strict=True))
             and self._versions == [(value.data_ptr(), value._version) for value in parameters]
@@ -172,10 +170,10 @@ class _Snapshot:
 
 
 def _probe(parameter: Tensor) -> NDArray[Any]:
-    """A view of a few elements from the first to the last, as integers: NaN is not equal to itself.
+    """A view of a few elements from the first to the last, as integers: NaN differs from itself.
 
-    Of a matrix they lie in different rows and columns. Read by numpy, which takes a tenth of
-    torch's time for so few.
+    In a matrix they are in different rows and columns. numpy reads so few in a tenth of torch's
+    time.
     """
     span = 1 + sum(
         (n - 1) * step for n, step in zip(parameter.shape, parameter.stride(), strict=True)
@@ -188,7 +186,7 @@ def _probe(parameter: Tensor) -> NDArray[Any]:
 
 
 def _file_state(path: Path) -> Any:
-    """What changes when a file is replaced or written to; None where there is none."""
+    """A value that changes when a file is replaced or written to; None without file."""
     try:
         state = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Weights from and to safetensors files, so that nothing is ever left random."""
+"""Weights from and to safetensors files; no weight is ever left random."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vggish_hf._runtime.files import unfinished_file
 
-#: What the network computes in; 8-bit floats, for one, are storage alone.
+#: The network's dtypes; others, such as 8-bit floats, are only for storage.
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -20,7 +20,7 @@ DTYPES = {
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Take a network's dtype, or its name.
+    """Return a network's dtype from the dtype or its name.
 
     Raises:
         ValueError: The network does not compute in it.
@@ -38,10 +38,10 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """Take a device that this machine has.
+    """Check that this machine has a device, and return it.
 
     Raises:
-        ValueError: This machine has no such device.
+        ValueError: This machine lacks the device.
     """
     try:
         return torch.empty(0, device=device).device
@@ -53,16 +53,16 @@ def check_device(device: torch.device | str) -> torch.device:
 
 
 def load_strictly(model: nn.Module, path: Path) -> None:
-    """Give every tensor of a model built on the meta device its value from a safetensors file.
+    """Load every tensor of a model built on the meta device from a safetensors file.
 
     Args:
         model: The model, whose tensors are on the meta device.
-        path: The file; it stays mapped into memory as long as its tensors are used, privately:
-            what becomes of the tensors does not reach the file.
+        path: The file; it stays mapped while its tensors are used, privately: changes of the
+            tensors do not reach the file.
 
     Raises:
-        ValueError: The file is no safetensors file, or its names and shapes are not exactly the
-            model's; the message lists every one that differs.
+        ValueError: The file is not a safetensors file, or its names and shapes are not exactly the
+            model's; the message lists every difference.
     """
     try:
         found = safetensors.torch.load_file(path)
@@ -72,23 +72,23 @@ def load_strictly(model: nn.Module, path: Path) -> None:
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
-    """Map one tensor of a safetensors file into memory, for itself: its pages go when it does."""
+    """Map one tensor of a safetensors file into memory; its pages are freed with it."""
     with safetensors.safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor
 
 
 def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> None:
-    """Give every tensor of a model built on the meta device its value from a dict.
+    """Set every tensor of a model built on the meta device from a dict.
 
     Args:
         model: The model, whose tensors are on the meta device.
         found: The values by name; they are not copied.
-        origin: Where they come from, for the message.
+        origin: Their source, for the message.
 
     Raises:
-        ValueError: The names and shapes are not exactly the model's; the message lists every one
-            that differs.
+        ValueError: The names and shapes are not exactly the model's; the message lists every
+            difference.
     """
     problems = compare_state_dicts(model.state_dict(), found)
     if problems:
@@ -98,7 +98,7 @@ def assign_strictly(model: nn.Module, found: dict[str, Tensor], origin: str) -> 
 
 
 def compare_state_dicts(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Say in one line each which tensors are missing, unexpected, misshapen or not floats."""
+    """List missing, unexpected, misshapen and non-float tensors, one per line."""
     problems = []
     for name, tensor in expected.items():
         shape = tuple(tensor.shape)
@@ -119,7 +119,7 @@ def compare_state_dicts(expected: Mapping[str, Tensor], found: Mapping[str, Tens
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file; it appears only when it is complete.
 
     Args:
         tensors: The values by name, in any memory layout.
@@ -136,4 +136,4 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             safetensors.torch.save_file(contiguous, unfinished, metadata={"format": "pt"})
         except safetensors.SafetensorError as error:
             raise OSError(f"{str(path)!r} cannot be written: {error}") from error
-        unfinished.chmod(mode)  # it comes readable for the owner alone, whatever the umask says
+        unfinished.chmod(mode)  # it is created readable only for the owner, ignoring the umask

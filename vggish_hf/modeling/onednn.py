@@ -1,7 +1,7 @@
-"""oneDNN's operators, which torch has but does not promise: found and tried once.
+"""oneDNN's operators, private in torch: found and tested once.
 
-Every private name of torch that the package uses stands here. Where one is missing, raises or
-computes something else, the model is called itself: slower, with the same numbers.
+This module has every private torch name of the package. If one is missing, raises or gives other
+numbers, the model itself is called: slower, with the same numbers.
 """
 
 import platform
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What torch keeps the hooks of one module in.
+# Attributes in which torch keeps a module's hooks.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# The relative error that each dtype may have in the trial.
+# Allowed relative error per dtype in the test.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True)
 class Operators:
-    """oneDNN's operators, and the dtypes in which they gave what torch's own do."""
+    """oneDNN's operators, and the dtypes in which they agree with torch's."""
 
     pack_convolution: Callable[..., Tensor]
     convolution: Callable[..., Tensor]
@@ -32,7 +32,7 @@ class Operators:
     dtypes: tuple[torch.dtype, ...] = ()
 
     def pack_weight(self, weight: Tensor, input_shape: list[int]) -> Tensor:
-        """Lay out a weight for inputs of a shape, of a convolution or a linear layer."""
+        """Lay out the weight of a convolution or a linear layer for inputs of a shape."""
         if weight.ndim == 2:
             return self.pack_linear(weight, input_shape[0])
         return self.pack_convolution(weight.to_mkldnn(), [1, 1], [1, 1], [1, 1], 1, input_shape)
@@ -47,13 +47,13 @@ class Operators:
 
     @staticmethod
     def has_hooks(module: nn.Module) -> bool:
-        """Whether a module has hooks of its own."""
+        """Whether a module has its own hooks."""
         return any(getattr(module, name) for name in _HOOKS)
 
 
 @lru_cache(maxsize=1)
 def find_operators() -> Operators | str:
-    """Find the operators and try them, once a process; where they do not serve, say why."""
+    """Find and test the operators, once per process, or say why they cannot be used."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "this torch has no oneDNN"
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -109,7 +109,7 @@ def _trial_error(operators: Operators, dtype: torch.dtype) -> float:
 
 
 def describe() -> dict[str, Any]:
-    """What the network runs by on a CPU, and why; ready for JSON."""
+    """How the network runs on a CPU, and why; ready for JSON."""
     operators = find_operators()
     if isinstance(operators, str):
         reason = operators

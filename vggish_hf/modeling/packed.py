@@ -1,13 +1,13 @@
-"""The network for inference on a CPU, by oneDNN's operators with weights laid out for them.
+"""The network for inference on a CPU, with oneDNN's operators and weights laid out for them.
 
 The same sums as `VGGishModel` in another order: embeddings differ by the rounding of their dtype.
-What makes it two to three times as fast:
+It is two to three times as fast because:
 
 - oneDNN multiplies by the two large matrices at four times MKL's speed.
-- A convolution adds its bias and clips at zero where it writes; weights are laid out once.
-- Pooling is two element-wise maxima: `max_pool2d` also writes where each maximum was.
-- A few examples at a time pass through the convolutions, so that what one layer writes is still in
-  the cache when the next one reads it, and its memory is not given back to the system in between.
+- A convolution adds its bias and clips at zero while writing; weights are laid out once.
+- Pooling is two element-wise maxima: `max_pool2d` also writes the place of each maximum.
+- A few examples at a time pass through the convolutions, so that one layer's output is still in the
+  cache when the next one reads it, and its memory is not returned to the system in between.
 """
 
 import math
@@ -21,23 +21,23 @@ from vggish_hf.modeling.onednn import Operators
 from vggish_hf.modeling.vggish import check_examples
 
 # Examples at a time in the first two convolutions, whose outputs are large, and in the others.
-# Measured with 1 MiB of L2 cache a core; half or twice as many are within 2 %.
+# Measured with 1 MiB of L2 cache per core; half or twice as many are within 2 %.
 _FIRST_CHUNK = 4
 _CHUNK = 16
-# The batch that oneDNN lays the matrices out for; others use the same layout.
+# The batch for which oneDNN lays out the matrices; others use the same layout.
 _USUAL_BATCH = 32
 
 
 class PackedNetwork:
-    """The layers of a `VGGishModel`, for inference alone.
+    """The layers of a `VGGishModel`, only for inference.
 
-    oneDNN's ReLU makes zero of a NaN. An example that is not finite gives NaN all the same, in all
-    of its embedding; an overflow inside the network, of finite examples and weights, is not seen.
+    oneDNN's ReLU turns NaN into zero. An example that is not finite still gives an embedding of
+    NaN; an overflow inside the network, of finite examples and weights, goes unnoticed.
 
     Args:
         config: The model's.
-        weights: Gives each of the model's parameters by name; called once for each.
-        dtype: What to compute in, float32 or bfloat16.
+        weights: Returns each of the model's parameters by name; called once for each.
+        dtype: float32 or bfloat16.
         operators: oneDNN's.
 
     Shape:
@@ -45,7 +45,7 @@ class PackedNetwork:
         - Output: (..., embedding_size)
 
     Attributes:
-        is_finite: Whether all weights are; if not, the network may hide it.
+        is_finite: Whether all weights are finite; the network may hide it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PackedNetwork:
         }
         for name in (*sizes, "fc1_1", "fc1_2", "fc2"):
             weight = weights(f"{name}.weight").detach().to(dtype).contiguous()
-            # oneDNN reads a bias as if it had no strides. Copied: the model's may be written to.
+            # oneDNN ignores a bias's strides. Copied, since the model's may be written to.
             bias = weights(f"{name}.bias").detach().to(dtype)
             bias = bias.clone(memory_format=torch.contiguous_format)
             # A finite sum has finite terms.
@@ -84,14 +84,14 @@ class PackedNetwork:
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
-        """Embed examples; ValueError where their shape is not that of the config."""
+        """Embed examples; ValueError if their shape is not the config's."""
         config = self._config
         check_examples(examples, config)
         *shape, frames, bins = examples.shape
         batch = math.prod(shape)
         x = examples.reshape(batch, frames * bins)
         is_finite = x.isfinite().all(1, keepdim=True)
-        # One channel, last: the same memory, in the strides by which oneDNN knows it.
+        # One channel, last: the same memory, with the strides that oneDNN expects.
         x = x.contiguous().as_strided((batch, 1, frames, bins), (frames * bins, 1, bins, 1))
         flat = x.new_empty(batch, frames // 16, bins // 16, config.conv_channels[-1])
         for part, out in zip(torch.split(x, _CHUNK), torch.split(flat, _CHUNK), strict=True):

@@ -7,24 +7,23 @@ from torch import Tensor
 
 from vggish_hf._checks import check_choice
 
-#: How the rows of a clip become one: their mean, their maximum, or mean and standard deviation.
+#: How to pool the rows of a clip: their mean, their maximum, or mean and standard deviation.
 Pool = Literal["mean", "max", "mean_std"]
 
 
 def pool_rows(embeddings: Tensor, pool: Pool) -> Tensor:
-    """Make one row of a clip's rows.
+    """Pool a clip's rows to one row.
 
     Args:
         embeddings: (examples, size), floats.
         pool: `"mean"`; `"max"`, of each dimension; or `"mean_std"`, the mean followed by the
-            standard deviation over the examples, which is 0 where there is one example.
+            standard deviation over the examples, which is 0 for one example.
 
     Returns:
         (1, size), for `"mean_std"` (1, 2 * size), of the same dtype; (0, ...) without examples.
 
     Raises:
-        ValueError: There is no such `pool`, or the values are quantised: a mean of those that were
-            cut off is not the mean.
+        ValueError: `pool` is unknown, or the values are quantised, whose mean would be wrong.
 
     Example:
         >>> pool_rows(torch.tensor([[1.0, 2.0], [3.0, 2.0]]), "mean_std")
@@ -50,5 +49,5 @@ def pool_rows(embeddings: Tensor, pool: Pool) -> Tensor:
 
 
 def pooled_size(embedding_size: int, pool: Pool | None) -> int:
-    """Width of a row that `pool_rows` makes of rows of a width; without a pool, their own."""
+    """Width of a row from `pool_rows` for rows of a width; without a pool, the same."""
     return 2 * embedding_size if pool == "mean_std" else embedding_size

@@ -1,8 +1,8 @@
 """The post-processor of the released AudioSet embeddings: PCA with whitening, then eight bits.
 
 Reproduces `vggish_postprocess.py` of the reference implementation (tensorflow/models,
-research/audioset/vggish) and `Dequantize` of the YouTube-8M starter code. Ports that round to the
-nearest step where the reference truncates are off by one in a third of the values.
+research/audioset/vggish) and `Dequantize` of the YouTube-8M starter code. The reference truncates;
+ports that round to the nearest step are off by one in a third of the values.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,12 +24,12 @@ _STEPS = 255
 class VGGishPostprocessor(nn.Module):
     """PCA-whitened embeddings, clipped to [-2, 2], and their uint8 form.
 
-    Its tensors belong to a checkpoint: they are saved with the model. They follow the module to a
-    device but keep their dtype, since in sixteen bits they would move the uint8 values.
+    Its tensors are saved with the model. They follow the module to a device but keep their dtype,
+    since sixteen bits would change the uint8 values.
 
     Args:
         eigenvectors: (size, size), the rows of the PCA matrix.
-        means: (size,), what is subtracted from an embedding first.
+        means: (size,), subtracted from an embedding first.
 
     Shape:
         - Input: (..., size)
@@ -60,10 +60,10 @@ class VGGishPostprocessor(nn.Module):
         """Whiten and clip; differentiable.
 
         Args:
-            embeddings: (..., size), as the model gives them, before any activation.
+            embeddings: (..., size), from the model, before any activation.
 
         Returns:
-            (..., size), in [-2, 2], of the same dtype; float32 for one of sixteen bits.
+            (..., size), in [-2, 2], of the same dtype; float32 for sixteen bits.
 
         Raises:
             ValueError: The last dimension is not `size`.
@@ -94,7 +94,7 @@ class VGGishPostprocessor(nn.Module):
 
     @staticmethod
     def dequantize(quantized: Tensor) -> Tensor:
-        """Map uint8 onto -1.992 to 2.008 as YouTube-8M does: (...) to (...) of float32.
+        """Map uint8 onto -1.992 to 2.008 like YouTube-8M: (...) to (...) of float32.
 
         Raises:
             ValueError: The values are not uint8.
@@ -117,12 +117,12 @@ class VGGishPostprocessor(nn.Module):
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What is done to the embeddings that the network gives.
+    """A post-process of the network's embeddings.
 
     Args:
-        name: Its name, as users write it.
-        function: Maps embeddings by a model's post-processor; None leaves them as they are.
-        fixed_dtype: What it makes of embeddings of any dtype; None for floats.
+        name: Its name for users.
+        function: Maps embeddings by a model's post-processor; None keeps them.
+        fixed_dtype: Its output's dtype for any input; None for floats.
 
     Example:
         >>> postprocessor = VGGishPostprocessor(torch.eye(2), torch.zeros(2))
@@ -135,22 +135,22 @@ class Postprocessing:
     fixed_dtype: torch.dtype | None = None
 
     def dtype(self, network_dtype: torch.dtype = torch.float32) -> torch.dtype:
-        """What it makes of a network's embeddings: sixteen bits are for the network alone."""
+        """Its output's dtype for a network's dtype: only the network uses sixteen bits."""
         return self.fixed_dtype or torch.promote_types(network_dtype, torch.float32)
 
     def check(self, postprocessor: VGGishPostprocessor | None) -> None:
-        """Raise ValueError if it needs a post-processor, and the model has none."""
+        """Raise ValueError if it needs a post-processor and the model has none."""
         if self.function is not None and postprocessor is None:
             raise ValueError(
-                f"Expected a model with a post-processor for postprocess={self.name!r}, this one "
-                "has none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
+                f"postprocess={self.name!r} needs a model with a post-processor, this one has "
+                "none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
             )
 
     def apply(self, postprocessor: VGGishPostprocessor | None, embeddings: Tensor) -> Tensor:
-        """Map embeddings (..., size), as the network gives them, to (..., size) of `dtype`.
+        """Map the network's embeddings (..., size) to (..., size) of `dtype`.
 
         Raises:
-            ValueError: It needs a post-processor, and the model has none.
+            ValueError: It needs a post-processor and the model has none.
         """
         self.check(postprocessor)
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
@@ -160,7 +160,7 @@ class Postprocessing:
 
 
 def _whiten_and_quantize(postprocessor: VGGishPostprocessor, embeddings: Tensor) -> Tensor:
-    # float64, which MPS lacks, as in the reference: a value next to a step must stay on its side.
+    # float64, which MPS lacks, as in the reference: values next to a step must stay on their side.
     precise = embeddings if embeddings.is_mps else embeddings.double()
     return postprocessor.quantize(postprocessor(precise))
 
@@ -180,7 +180,7 @@ def find_postprocess(name: str) -> Postprocessing:
     """Find a post-process by its name.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: The name is unknown.
     """
     check_choice("postprocess", name, Postprocess)
     return POSTPROCESSES[name]

@@ -1,9 +1,8 @@
 """The network: VGG configuration A with four groups of convolutions, to an embedding.
 
 Reproduces `vggish_slim.py` of the reference implementation (tensorflow/models,
-research/audioset/vggish) with its layers' names. Nothing deviates; ports older than August 2020 put
-a ReLU behind the last layer, which the reference has not: `embedding_activation="relu"` brings it
-back.
+research/audioset/vggish) exactly, with its layers' names. Ports older than August 2020 have a ReLU
+after the last layer, which the reference lacks: `embedding_activation="relu"` adds it.
 """
 
 import math
@@ -57,7 +56,7 @@ def check_examples(examples: Tensor, config: VGGishConfig) -> None:
 class VGGishModel(nn.Module):
     """Log-mel examples to embeddings.
 
-    The constructor draws random weights; `from_pretrained` loads a checkpoint and never does.
+    The constructor draws random weights; `from_pretrained` only loads a checkpoint.
 
     Args:
         config: The sizes of the layers.
@@ -67,8 +66,7 @@ class VGGishModel(nn.Module):
         - Output: (..., embedding_size), (..., 128) by default
 
     Attributes:
-        postprocessor: The PCA post-processor, or None; what is assigned here is saved with the
-            model.
+        postprocessor: The PCA post-processor, or None; saved with the model.
 
     Example:
         >>> config = VGGishConfig(conv_channels=(4, 4, 8, 8, 8, 8), hidden_size=16)
@@ -184,10 +182,10 @@ class VGGishModel(nn.Module):
             **options: How to fetch from the Hub, see `HubOptions`.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it lacks a file.
-            ValueError: The config has unknown keys or refused values, or the weights' names or
-                shapes are not those of the config; every one of them is listed.
-            TypeError: There is no such option.
+            FileNotFoundError: The folder does not exist, or lacks a file.
+            ValueError: The config has unknown keys or invalid values, or the weights' names or
+                shapes are not the config's; the message lists all.
+            TypeError: An option is unknown.
         """
         hub.check_options(options, hub.HubOptions, own=("dtype", "device"))
         dtype = None if dtype is None else parse_dtype(dtype)
@@ -197,12 +195,12 @@ class VGGishModel(nn.Module):
         values = read_json(folder / hub.CONFIG_NAME)
         if "classifier_type" in values:
             raise ValueError(
-                f"Expected a VGGish in {str(folder)!r}, which holds a classifier: "
-                "`vggish_hf.lightning.VGGishClassifier.from_pretrained` loads it, and `vggish-hf "
-                "predict --classifier` runs it"
+                f"Expected a VGGish in {str(folder)!r}, which holds a classifier: load it with "
+                "`vggish_hf.lightning.VGGishClassifier.from_pretrained`, or run it with "
+                "`vggish-hf predict --classifier`"
             )
         config = VGGishConfig.from_dict(values)
-        # Weights made in inference mode could not be trained, and no change of them is counted.
+        # Weights made in inference mode cannot be trained, and torch does not count their changes.
         with torch.inference_mode(mode=False):
             with torch.device("meta"):
                 model = cls(config)
@@ -217,16 +215,16 @@ class VGGishModel(nn.Module):
         repo_id: str | None = None,
         **options: Unpack[hub.PushOptions],
     ) -> str | None:
-        """Write config.json, model.safetensors and, where there is none, README.md.
+        """Write config.json, model.safetensors and README.md, unless one exists.
 
         Args:
-            save_directory: The folder; made if need be.
+            save_directory: The folder; created if needed.
             push_to_hub: Whether to upload the model too.
-            repo_id: The repository to upload to; without it, one named as the folder.
+            repo_id: The repository to upload to; the default has the folder's name.
             **options: How to upload, see `PushOptions`.
 
         Returns:
-            The commit's address where there is one.
+            The commit's address, if any.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -236,11 +234,11 @@ class VGGishModel(nn.Module):
         if self.postprocessor is not None and len(self.postprocessor.means) != size:
             raise ValueError(
                 f"Expected a post-processor of the embeddings' size, {size}, got one of "
-                f"{len(self.postprocessor.means)}; such a model could not be loaded"
+                f"{len(self.postprocessor.means)}; this model could not be loaded again"
             )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        # The config goes first and comes last, so that a folder with a config is whole.
+        # The config is removed first and written last, so that a folder with a config is complete.
         config = folder / hub.CONFIG_NAME
         config.unlink(missing_ok=True)
         save_tensors(self.state_dict(), folder / hub.WEIGHTS_NAME)
@@ -253,13 +251,13 @@ class VGGishModel(nn.Module):
         return self.push_to_hub(repo_id or folder.resolve().name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[hub.PushOptions]) -> str:
-        """Upload config.json, model.safetensors and, where there is none, README.md.
+        """Upload config.json, model.safetensors and README.md, unless one exists.
 
         Args:
-            repo_id: The repository, `org/name`; made if need be.
+            repo_id: The repository, `org/name`; created if needed.
             **options: See `PushOptions`.
 
         Returns:
-            The address of the one commit.
+            The commit's address.
         """
         return hub.push(self.save_pretrained, repo_id, **options)

@@ -1,4 +1,4 @@
-"""What training needs of torch alone: heads, losses, schedules, sampling, augmentation."""
+"""Parts of training that only need torch: heads, losses, schedules, sampling, augmentation."""
 
 from vggish_hf.training.augmentation import SpecAugment as SpecAugment
 from vggish_hf.training.augmentation import WaveformAugmentation as WaveformAugmentation

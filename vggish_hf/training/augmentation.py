@@ -1,6 +1,6 @@
-"""Augmentation of batches, on the device; the modules act while they are in training mode.
+"""Augmentation of batches on the device; the modules act only in training mode.
 
-All draw from torch's own generator, which `lightning.pytorch.seed_everything` seeds.
+All draw from torch's generator, which `lightning.pytorch.seed_everything` seeds.
 """
 
 import math
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from vggish_hf.configuration import VGGishFeatureConfig
 from vggish_hf.training.batches import WaveformBatch
 
-# A rate that is a multiple of this takes a filter of 160 phases to 16 kHz, or fewer. An odd one
-# takes 16,000: half a second to build, and the resampler keeps only the last one.
+# A multiple of this rate needs a filter of at most 160 phases to 16 kHz. An odd one needs 16,000:
+# half a second to build, and the resampler keeps only the last one.
 _RATE_STEP = 100
-# With few speeds the filters of three stored rates fit the resampler's cache of sixteen.
+# With few speeds the filters of three stored rates fit into the resampler's cache of sixteen.
 _SPEEDS = 5
 
 
 class WaveformAugmentation(nn.Module):
-    """Change each clip's loudness, place and speed at random.
+    """Change each clip's loudness, position and speed at random.
 
     Args:
-        gain_db: The most that the level is raised or lowered by, dB.
-        shift_seconds: The most that a clip is moved by, in either direction; what leaves at one
-            end comes back at the other.
-        speed: The most that a clip is made faster or slower by, as a fraction (0.1: up to a tenth),
-            pitch included. There are five speeds, evenly spaced, and the rates that stand for them
-            are multiples of 100 Hz, so that resampling stays cheap.
+        gain_db: The most to raise or lower the level, dB.
+        shift_seconds: The most to shift a clip, in either direction; samples that leave at one end
+            return at the other.
+        speed: The most to speed a clip up or slow it down, as a fraction (0.1: up to a tenth),
+            including pitch. There are five evenly spaced speeds, with rates that are multiples of
+            100 Hz, so that resampling stays cheap.
 
     Raises:
         ValueError: A number is negative, or the speed is 1 or more.
@@ -62,7 +62,7 @@ class WaveformAugmentation(nn.Module):
         self.speed = speed
 
     def forward(self, batch: WaveformBatch) -> WaveformBatch:
-        """Return an augmented batch; the one given stays as it is."""
+        """Return an augmented batch; the input stays as it is."""
         if not self.training:
             return batch
         batch = batch.copy()
@@ -97,9 +97,8 @@ class WaveformAugmentation(nn.Module):
 class SpecAugment(nn.Module):
     """Silence a range of mel bands and a range of frames in each log-mel example.
 
-    The masking of Park et al., "SpecAugment", 2019, drawn as torchaudio's `FrequencyMasking` and
-    `TimeMasking` draw it. The masked values are the logarithm of silence: zero would be as loud as
-    speech.
+    The masking of Park et al., "SpecAugment", 2019, drawn like torchaudio's `FrequencyMasking` and
+    `TimeMasking`. The masked values are the logarithm of silence: zero would be as loud as speech.
 
     Args:
         max_bands: A mask spans fewer mel bands than this; 0 for none.
@@ -111,7 +110,7 @@ class SpecAugment(nn.Module):
 
     Shape:
         - Input: (..., frames, bands)
-        - Output: as the input
+        - Output: like the input
 
     Example:
         >>> augment = SpecAugment(max_bands=16, max_frames=24)
@@ -135,7 +134,7 @@ class SpecAugment(nn.Module):
         self.silence = math.log(log_offset)
 
     def forward(self, examples: Tensor) -> Tensor:
-        """Mask each example in its own places."""
+        """Mask each example at its own places."""
         if not self.training:
             return examples
         bands = _draw_range(examples[..., 0, 0], examples.shape[-1], self.max_bands)
@@ -156,11 +155,11 @@ def mixup(
         values: (batch, steps, ...), float: embeddings, examples or, at one rate, waveforms.
         mask: (batch, steps), False where the values are padding.
         target: (batch, classes), float.
-        alpha: A pair is mixed in the proportion `weight` to `1 - weight`, drawn for each from
+        alpha: A pair is mixed in the proportion `weight` to `1 - weight`, drawn per pair from
             Beta(alpha, alpha): near 0 or 1 for a small alpha, near a half for a large one.
 
     Returns:
-        Values, mask and target. Where only one of the two clips has a step, it is taken whole.
+        Values, mask and target. A step that only one of the two clips has is not mixed.
 
     Raises:
         ValueError: The values are integers, or `alpha` is not positive.
@@ -175,7 +174,7 @@ def mixup(
         raise ValueError(f"Expected values of floats, got {values.dtype}; dequantize them first")
     if not alpha > 0:
         raise ValueError(
-            f"Expected `alpha` to be positive, got {alpha}; do not call mixup for none"
+            f"Expected `alpha` to be positive, got {alpha}; to mix nothing, do not call mixup"
         )
     partner = torch.randperm(len(values), device=values.device)
     concentration = torch.full((len(values), 1), alpha, device=values.device)
@@ -190,7 +189,7 @@ def mixup(
 
 
 def _uniform(like: Tensor) -> Tensor:
-    """Draw from -1 to 1: as many numbers as `like` has, on its device."""
+    """Draw from -1 to 1, as many numbers as in `like`, on its device."""
     return 2 * torch.rand(like.shape, device=like.device) - 1
 
 
@@ -198,7 +197,7 @@ def _draw_range(like: Tensor, size: int, limit: int) -> Tensor:
     """Draw a range of fewer than `limit` places for each value of `like`: (..., size), bool."""
     if not limit:
         return torch.zeros(*like.shape, size, dtype=torch.bool, device=like.device)
-    # The length first, then the start among those that the length leaves.
+    # First the length, then a start that fits it.
     length = torch.rand(like.shape, device=like.device) * min(limit, size)
     start = (torch.rand(like.shape, device=like.device) * (size - length)).long()[..., None]
     place = torch.arange(size, device=like.device)

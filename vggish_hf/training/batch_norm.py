@@ -1,7 +1,7 @@
-"""Batch normalisation for training from scratch; in what is saved it is part of the convolutions.
+"""Batch normalisation for training from scratch; saving folds it into the convolutions.
 
-VGGish has no normalisation: nine layers deep, it learns slowly from little data. In evaluation mode
-a normalisation is a scale and an offset for each channel, which a convolution has anyway.
+VGGish has no normalisation: with nine layers, it learns slowly from little data. In evaluation mode
+a normalisation is a scale and an offset per channel, which fit into a convolution.
 """
 
 import copy
@@ -36,10 +36,10 @@ def add_batch_norm(model: VGGishModel) -> None:
 
 
 def fold_batch_norm(model: VGGishModel) -> VGGishModel:
-    """Make the plain network that gives what this one gives in evaluation mode.
+    """Make a plain network with the same output as this one in evaluation mode.
 
     Args:
-        model: What `add_batch_norm` has changed; it stays as it is.
+        model: A model changed by `add_batch_norm`; it stays as it is.
 
     Returns:
         A copy, in evaluation mode.

@@ -1,6 +1,6 @@
-"""Batches of clips, as the models take them, and the examples of a batch.
+"""Batches of clips for the models, and the examples of a batch.
 
-Clips keep the rate that they were stored at: workers decode and cut, the device resamples.
+Clips keep their stored rate: workers decode and cut, the device resamples.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ Task = Literal["single_label", "multi_label"]
 
 
 class WaveformClip(TypedDict):
-    """A clip of audio, as a data set gives it.
+    """A clip of audio from a data set.
 
     `waveform` is (time,), float32 and mono, `sampling_rate` its rate in Hz; `target` is (classes,),
-    float32, and missing where a clip has no labels.
+    float32, and missing if a clip has no labels.
     """
 
     id: str
@@ -48,7 +48,7 @@ class WaveformBatch(TypedDict):
 class EmbeddingBatch(TypedDict):
     """Embedded clips of any lengths.
 
-    - `embedding`: (batch, examples, size), float32, or uint8 as released AudioSet embeddings are
+    - `embedding`: (batch, examples, size), float32, or uint8 like the released AudioSet embeddings
     - `mask`: (batch, examples), bool, False where the embedding is padding
     - `target`: as in `WaveformBatch`
     """
@@ -60,10 +60,10 @@ class EmbeddingBatch(TypedDict):
 
 
 def collate_waveforms(clips: Sequence[WaveformClip]) -> WaveformBatch:
-    """Stack clips, the shorter ones padded with zeros at their end.
+    """Stack clips; zeros pad the shorter ones at the end.
 
     Args:
-        clips: The clips of a batch; either all of them have a target or none has.
+        clips: The clips of a batch; either all or none have a target.
 
     Example:
         >>> clips = [
@@ -88,21 +88,21 @@ def collate_waveforms(clips: Sequence[WaveformClip]) -> WaveformBatch:
 
 
 def extract_batch(extractor: VGGishFeatureExtractor, batch: WaveformBatch) -> tuple[Tensor, Tensor]:
-    """Compute the examples of a batch: for each clip those that the extractor alone would give.
+    """Compute the examples of a batch, the same for each clip as from the extractor alone.
 
-    Autocast does not reach it: in sixteen bits a waveform would lose what is quiet in it.
+    Autocast is off here: in sixteen bits a waveform would lose quiet sounds.
 
     Args:
-        extractor: The front end; its config says how short clips and tails are padded.
-        batch: The clips. Those of one rate are resampled together, and all of them go through
-            the extractor at once.
+        extractor: The front end; its config decides the padding of short clips and tails.
+        batch: The clips. Those of one rate are resampled together, and all go through the extractor
+            at once.
 
     Returns:
         The examples (batch, examples, example_frames, num_mel_bins), as many as the longest clip
         has, and a mask (batch, examples), False where an example is padding; it is zero there.
 
     Raises:
-        ValueError: The waveform or a rate is refused, see `VGGishFeatureExtractor.forward`.
+        ValueError: The waveform or a rate is invalid, see `VGGishFeatureExtractor.forward`.
 
     Example:
         >>> clips = [
@@ -123,19 +123,19 @@ def extract_batch(extractor: VGGishFeatureExtractor, batch: WaveformBatch) -> tu
 
 
 def _resample_batch(batch: WaveformBatch, new_rate: int) -> tuple[Tensor, list[int]]:
-    """Bring clips to one rate: (batch, time), zeros after their ends, and the new lengths."""
+    """Resample clips to one rate: (batch, time), zeros after their ends, and the new lengths."""
     waveform = batch["waveform"]
     rates = batch["sampling_rate"].tolist()
     samples = batch["length"].tolist()
     lengths = [resampled_length(n, rate, new_rate) for n, rate in zip(samples, rates, strict=True)]
-    # A clip of which nothing is left at the lower rate is silence.
+    # A clip too short for one sample at the lower rate is silence.
     resampled = waveform.new_zeros(len(waveform), max([*lengths, 1]))
     for rate in set(rates):
         rows = [i for i, found in enumerate(rates) if found == rate]
         longest = max(samples[i] for i in rows)
         part = resample(waveform[rows, :longest], rate, new_rate)
         resampled[rows, : part.shape[1]] = part
-    # The filter rings on after a clip's end, where the extractor alone sees nothing.
+    # The filter rings after a clip's end, which the extractor alone does not see.
     ends = torch.tensor(lengths, device=waveform.device)
     padding = torch.arange(resampled.shape[1], device=waveform.device) >= ends[:, None]
     return resampled.masked_fill(padding, 0.0), lengths

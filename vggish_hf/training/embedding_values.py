@@ -1,11 +1,11 @@
-"""Embeddings as a head takes them, from whatever type they were stored in."""
+"""Convert stored embeddings of any type for a head."""
 
 import torch
 from torch import Tensor
 
 from vggish_hf.modeling import VGGishPostprocessor
 
-# The post-processor clips to -2 to 2; of eight bits, the highest value is a little more.
+# The post-processor clips to -2 to 2; the highest value of eight bits is slightly more.
 _LARGEST_WHITENED = 2.0
 
 
@@ -13,13 +13,14 @@ def embedding_floats(embedding: Tensor, mask: Tensor, *, whitened: bool) -> Tens
     """Return embeddings as floats, and refuse quantised ones that lost their type.
 
     Args:
-        embedding: (batch, examples, size): floats, or uint8 as released AudioSet embeddings are.
+        embedding: (batch, examples, size): floats, or uint8 like the released AudioSet embeddings.
         mask: (batch, examples), False where an embedding is padding.
-        whitened: Whether the head learns from embeddings of the post-processor, which uint8 are.
+        whitened: Whether the head learns from embeddings of the post-processor, like all uint8
+            ones.
 
     Raises:
-        ValueError: They are uint8 and not expected to be whitened, of another integer type, or
-            whole numbers beyond the post-processor's range, as uint8 values are that became floats.
+        ValueError: They are uint8 but should not be whitened, of another integer type, or whole
+            numbers beyond the post-processor's range, like uint8 values cast to floats.
 
     Example:
         >>> mask = torch.ones(1, 1, dtype=torch.bool)
@@ -42,8 +43,8 @@ def embedding_floats(embedding: Tensor, mask: Tensor, *, whitened: bool) -> Tens
     is_whole = (embedding == embedding.round()) | ~mask[..., None]
     if bool(((largest > _LARGEST_WHITENED).any()) & is_whole.all()):
         raise ValueError(
-            "Expected embeddings as the network or its post-processor gives them, got nothing but "
-            f"whole numbers, up to {largest.max():g}, of {embedding.dtype}; if they are quantised "
+            "Expected embeddings of the network or its post-processor, got only whole numbers, "
+            f"up to {largest.max():g}, of {embedding.dtype}; if they are quantised "
             "values from 0 to 255, pass them as uint8: `embedding.to(torch.uint8)`"
         )
     return embedding

@@ -21,28 +21,28 @@ HeadKind = Literal["linear", "mlp", "attention", "decision_attention", "pooling_
 
 @dataclass(frozen=True)
 class HeadConfig(FromDict):
-    """What maps the embeddings of a clip to its classes.
+    """The head, which maps the embeddings of a clip to its classes.
 
     Args:
         kind: `"linear"`: the mean of the embeddings, and one linear layer. `"mlp"`: the same with
             hidden layers between. `"attention"`: hidden layers for each embedding, then their mean
             weighted by attention, and a linear layer (feature level: Kong et al., "Weakly labelled
             AudioSet tagging with attention neural networks", 2019). `"decision_attention"`: hidden
-            layers, then each class's probability for each embedding, and of these the mean weighted
-            by the class's own attention (decision level: Kong et al., "Audio Set classification
+            layers, then each class's probability for each embedding, and their mean weighted by
+            the class's own attention (decision level: Kong et al., "Audio Set classification
             with attention model: a probabilistic perspective", 2018). `"pooling_attention"`: means
-            of the embeddings themselves, weighted by as many attentions as there are heads, side by
-            side, then hidden layers: they run once a clip, not once an embedding.
+            of the embeddings themselves, one weighted mean per head, concatenated, then hidden
+            layers, which run once per clip, not per embedding.
         num_layers: Hidden layers of all kinds but `"linear"`: linear, batch normalisation, ReLU,
             dropout.
-        hidden_size: Width of each of them.
-        dropout: Probability with which an output of a hidden layer is dropped.
-        batch_norm: Whether hidden layers are normalised.
-        num_heads: Attentions. Those of `"attention"` share the features, each as many as the
-            others; as many as features gives each its own. Those of `"pooling_attention"` see all.
+        hidden_size: Width of each hidden layer.
+        dropout: Probability to drop an output of a hidden layer.
+        batch_norm: Whether to normalise hidden layers.
+        num_heads: Attentions. Those of `"attention"` divide the features equally; as many heads as
+            features gives each its own. Those of `"pooling_attention"` see all.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
 
     Example:
         >>> HeadConfig("decision_attention", num_layers=3, hidden_size=600, dropout=0.5).kind
@@ -57,10 +57,10 @@ class HeadConfig(FromDict):
     num_heads: int = 1
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # numbers of numpy and torch as Python's
+        for field in fields(self):  # numbers of numpy and torch to Python's
             object.__setattr__(self, field.name, to_plain(getattr(self, field.name), field.name))
         check_choice("kind", self.kind, HeadKind)
-        # Bounds, because a config from elsewhere must not fill the memory.
+        # Bounds, because an untrusted config must not fill the memory.
         for name, smallest, largest in (
             ("num_layers", 0, 16),
             ("hidden_size", 1, 1 << 16),
@@ -79,17 +79,17 @@ def make_head(config: HeadConfig, embedding_size: int, num_classes: int) -> nn.M
     """Build a head with random weights.
 
     Args:
-        config: What kind, and its sizes.
+        config: Its kind and sizes.
         embedding_size: Width of an embedding.
-        num_classes: How many classes.
+        num_classes: The number of classes.
 
     Returns:
         A module that maps embeddings (batch, examples, embedding_size), float, and a mask (batch,
         examples), False where an embedding is padding, to logits (batch, num_classes), float32
-        under autocast too. A clip without any example counts as one of a zero embedding.
+        under autocast too. A clip without examples counts as one zero embedding.
 
     Raises:
-        ValueError: The width is no multiple of `num_heads`.
+        ValueError: The width is not a multiple of `num_heads`.
 
     Example:
         >>> head = make_head(HeadConfig("attention", hidden_size=64), 128, num_classes=10)
@@ -150,8 +150,8 @@ class AttentionHead(nn.Module):
 class DecisionAttentionHead(nn.Module):
     """`"decision_attention"`: each class's probability, its mean over a clip weighted by attention.
 
-    The logit of the mean probability is computed from logarithms alone: the weights of a class sum
-    to one, so one minus the mean of p is the mean of 1 - p, and neither is ever rounded to 0 or 1.
+    The logit of the mean probability is computed only from logarithms: the weights of a class sum
+    to one, so one minus the mean of p is the mean of 1 - p, and neither is rounded to 0 or 1.
     """
 
     def __init__(self, config: HeadConfig, embedding_size: int, num_classes: int) -> None:
@@ -172,7 +172,7 @@ class DecisionAttentionHead(nn.Module):
 
 
 class PoolingAttentionHead(nn.Module):
-    """`"pooling_attention"`: classify means of a clip's embeddings, each weighted otherwise."""
+    """`"pooling_attention"`: classify several weighted means of a clip's embeddings."""
 
     def __init__(self, config: HeadConfig, embedding_size: int, num_classes: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class PoolingAttentionHead(nn.Module):
 
 
 class _HiddenLayers(nn.Module):
-    """Linear, normalisation, ReLU and dropout, as often as the config says, row by row."""
+    """Linear, normalisation, ReLU and dropout, repeated by the config, row by row."""
 
     def __init__(self, config: HeadConfig, in_size: int) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class _HiddenLayers(nn.Module):
 
 
 def _without_padding(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Check the shapes and zero the padding; where there are no examples at all, add one."""
+    """Check the shapes and zero the padding; add an example if there are none."""
     if embeddings.ndim != 3 or mask.shape != embeddings.shape[:2]:
         raise ValueError(
             "Expected embeddings (batch, examples, size) and a mask (batch, examples), got "
@@ -224,12 +224,12 @@ def _without_padding(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_attention(scores: Tensor, mask: Tensor) -> Tensor:
     """Logarithm of weights that sum to one over a clip's examples: (batch, examples, heads)."""
-    # Over nothing there is no softmax: a clip without examples attends to its padding, zeros.
+    # A softmax needs an example: a clip without examples attends to its padding, zeros.
     attended = mask | ~mask.any(1, keepdim=True)
     scores = _at_least_single(scores).masked_fill(~attended[..., None], -torch.inf)
     return scores.log_softmax(1)
 
 
 def _at_least_single(x: Tensor) -> Tensor:
-    """Leave sixteen bits, to which autocast may have brought a linear layer's output."""
+    """Cast a linear layer's output back if autocast made it sixteen bits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Which audio files there are and what classes they have, from a folder or from a table."""
+"""List audio files and their classes, from a folder or a table."""
 
 import csv
 import re
@@ -20,10 +20,10 @@ class LabelledFile:
     """An audio file and its classes.
 
     Args:
-        id: Its path inside the folder, or relative to the table, with `/` between the parts.
-        path: Where it is.
+        id: Its path inside the folder, or relative to the table, with `/` as separator.
+        path: Its place on disk.
         labels: Its classes.
-        fold: The fold that it belongs to, if any.
+        fold: Its fold, if any.
     """
 
     id: str
@@ -34,14 +34,14 @@ class LabelledFile:
 
 @dataclass(frozen=True, slots=True)
 class TableLayout:
-    """Where a table of audio files has what.
+    """The layout of a table of audio files.
 
     Args:
         path: The column of paths.
         label: The column of classes.
         fold: The column of folds; a table may lack it.
-        audio_folder: The folder that the paths begin in, relative to the working folder; it may
-            name columns, as `UrbanSound8K/audio/fold{fold}`. Without it the table's own folder.
+        audio_folder: The base folder of the paths, relative to the working folder; it may contain
+            columns, such as `UrbanSound8K/audio/fold{fold}`. The default is the table's own folder.
     """
 
     path: str = "path"
@@ -50,12 +50,12 @@ class TableLayout:
     audio_folder: str | None = None
 
     def columns(self) -> list[str]:
-        """All columns that are read, each once."""
+        """All columns to read, each once."""
         named = _COLUMN.findall(self.audio_folder or "")
         return list(dict.fromkeys([self.path, self.label, self.fold, *named]))
 
     def place(self, row: Mapping[str, Any], table: Path) -> tuple[Path, PurePosixPath]:
-        """Where the file of a row is: a folder that the user chose, and what the row says."""
+        """The place of a row's file: the user's folder, and the row's path."""
         if self.audio_folder is None:
             return table.parent, PurePosixPath(row[self.path])
         parts = PurePosixPath(self.audio_folder).parts
@@ -73,18 +73,18 @@ def read_folder(folder: Path, fold_pattern: str | None = None) -> list[LabelledF
     """List the audio files of a folder that has one sub-folder per class.
 
     Args:
-        folder: Holds the folders that the classes are named for. Hidden ones and
-            litter of operating systems (`__MACOSX`) are skipped. In the others, also further
-            down, files count that end as audio files do.
-        fold_pattern: A regular expression with one group, searched for in each file's name: the
-            group is the file's fold.
+        folder: Has one folder per class, with the class's name. Hidden ones and litter of operating
+            systems (`__MACOSX`) are skipped. All files in the others, at any depth, with the ending
+            of an audio file count.
+        fold_pattern: A regular expression with one group, searched in each file's name: the group
+            is the file's fold.
 
     Returns:
         The files, sorted by class and name.
 
     Raises:
-        ValueError: There are no such folders, one of them holds no audio, or the pattern is
-            refused or not found in a name.
+        ValueError: There are no class folders, one has no audio, or the pattern is invalid or not
+            found in a name.
     """
     folders = sorted(
         path
@@ -119,20 +119,20 @@ def read_table(
     """Read a table of audio files.
 
     Args:
-        table: CSV with a header, or Parquet. Several classes stand in one label with `;` between
-            them, or in a column of lists, where a clip may have none.
-        fold_pattern: As for `read_folder`; without it the column of folds counts.
-        layout: The names of the columns; without it `path`, relative to the table's own folder,
-            `label` and, if need be, `fold`.
+        table: CSV with a header, or Parquet. Several classes are one label separated by `;`, or a
+            list in a column of lists, where a clip may have none.
+        fold_pattern: As for `read_folder`; the default is the column of folds.
+        layout: The names of the columns; the default is `path`, relative to the table's own folder,
+            `label` and, if needed, `fold`.
 
     Returns:
-        The files, in the order of the rows, and whether a file may have several classes: some have,
+        The files, in the order of the rows, and whether a file may have several classes: some do,
         or the column holds lists.
 
     Raises:
-        ValueError: A column or a label is missing, a path leaves the folder or is there twice, or
-            the pattern is refused or not found in a name.
-        FileNotFoundError: There is no file at a path.
+        ValueError: A column or a label is missing, a path leaves the folder or occurs twice, or the
+            pattern is invalid or not found in a name.
+        FileNotFoundError: A file does not exist.
     """
     layout = layout or TableLayout()
     rows, present = (_read_parquet if table.suffix == ".parquet" else _read_csv)(table, layout)
@@ -177,14 +177,13 @@ def _read_row(row: dict[str, Any], table: Path, layout: TableLayout, where: str)
             f"Expected a label, or several with ; between them, in {where}, got {label!r}"
         )
     root, inner = layout.place(row, table)
-    # The table may come from elsewhere, and must not make other files look like data.
+    # The table may be untrusted, and must not make other files look like data.
     if PurePosixPath(name).is_absolute() or ".." in inner.parts or inner.is_absolute():
         raise ValueError(f"Expected a path inside the table's folder in {where}, got {name!r}")
     path = root / inner
     if not path.is_file():
         raise FileNotFoundError(
-            f"Expected the file of {where}, there is none at {str(path)!r}; `audio_folder` says "
-            "where paths begin"
+            f"No file at {str(path)!r} for {where}; pass the folder of the paths as `audio_folder`"
         )
     return LabelledFile(
         id=inner.as_posix(),

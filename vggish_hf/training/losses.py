@@ -1,4 +1,4 @@
-"""The loss of a classifier, on targets that may be fractions."""
+"""The loss of a classifier, also for fractional targets."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from vggish_hf.training.batches import Task
 def classification_loss(
     logits: Tensor, target: Tensor, task: Task, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross entropy of a single label, or the mean of the binary ones of many.
+    """Cross entropy of a single label, or mean binary cross entropy of many.
 
     Args:
         logits: (batch, classes).
-        target: (batch, classes), of the same type; fractions after mixup.
+        target: (batch, classes), of the same type; fractional after mixup.
         task: Whether a clip has one class or any number of them.
-        label_smoothing: How much of each target is replaced by one that knows nothing: the same for
-            all classes, or a half for each of many labels.
+        label_smoothing: The share of each target to replace by a neutral one: equal for all
+            classes, or a half for each of many labels.
 
     Returns:
         A scalar, the mean over the batch.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-# Those of nn.BatchNorm1d.
+# The values of nn.BatchNorm1d.
 _EPSILON = 1e-5
 _MOMENTUM = 0.1
 
@@ -13,10 +13,10 @@ def masked_mean(embeddings: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         embeddings: (batch, examples, size).
-        mask: (batch, examples), False where an embedding is padding, whatever it holds.
+        mask: (batch, examples), False where an embedding is padding, of any value.
 
     Returns:
-        (batch, size); zeros for a clip without any example.
+        (batch, size); zeros for a clip without examples.
 
     Example:
         >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
@@ -27,11 +27,11 @@ def masked_mean(embeddings: Tensor, mask: Tensor) -> Tensor:
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation of the rows that a mask names, as `nn.BatchNorm1d` of these rows alone.
+    """Batch normalisation of the rows in a mask, like `nn.BatchNorm1d` of only these rows.
 
-    Two differences: shapes do not depend on the mask, so that it compiles; and a batch of a single
-    row, which has no variance, is normalised by the running statistics and leaves them as they are,
-    where `nn.BatchNorm1d` raises (the last batch of an epoch may be such a one).
+    Two differences: shapes do not depend on the mask, so that it compiles; and a batch of one row,
+    which has no variance, uses the running statistics without changing them, while `nn.BatchNorm1d`
+    raises (the last batch of an epoch may have one row).
 
     Args:
         size: Width of a row.
@@ -58,8 +58,8 @@ class MaskedBatchNorm(nn.Module):
         self.running_variance: Tensor
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalise by the statistics of the batch in training mode, by the running ones else."""
-        # Statistics are never of sixteen bits, to which autocast may have brought the rows.
+        """Normalise by the batch's statistics in training mode, else by the running ones."""
+        # Statistics never have sixteen bits, though autocast may have cast the rows.
         rows = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance = self.running_mean, self.running_variance
         if self.training:

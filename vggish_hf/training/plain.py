@@ -1,4 +1,4 @@
-"""Values of configurations as plain Python, which JSON and `torch.load(weights_only=True)` take."""
+"""Values of configurations as plain Python, for JSON and `torch.load(weights_only=True)`."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Any
 
 
 def to_plain(value: Any, name: str = "value") -> Any:
-    """Convert a value, and all that it holds, to None, bool, int, float, str, list and dict.
+    """Convert a value, and all inside it, to None, bool, int, float, str, list and dict.
 
     Args:
-        value: Of these types or their subclasses; a numpy or torch scalar or array, a path, an
-            enum, a dataclass, a tuple or a set.
-        name: What an error calls it.
+        value: A value of these types or their subclasses; a numpy or torch scalar or array, a path,
+            an enum, a dataclass, a tuple or a set.
+        name: Its name in errors.
 
     Raises:
-        ValueError: It is of another type.
+        ValueError: It has another type.
 
     Example:
         >>> import numpy as np

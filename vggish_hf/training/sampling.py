@@ -1,4 +1,4 @@
-"""Which clips are drawn: evenly over the classes for training, and held out for validation."""
+"""Draw clips evenly over the classes for training, and hold clips out for validation."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 class BalancedSampler(torch.utils.data.Sampler[int]):
-    """Draws clips with replacement so that each class comes up as often as any other.
+    """Draws clips with replacement so that all classes come up equally often.
 
     A clip is drawn in proportion to the sum of `1 / clips of the class` over its classes; with one
-    class a clip, the classes come up equally often. One without any class is never drawn.
+    class per clip, the classes come up equally often. Clips without a class are never drawn.
 
-    Lightning keeps the sampler when it distributes the data, hands each process its share of what
-    this one draws, and calls `set_epoch`: hence all processes that were seeded alike draw the same
-    clips, and a resumed training those of the epoch where it stopped.
+    Lightning keeps the sampler when it distributes the data, gives each process its share of the
+    draws, and calls `set_epoch`: processes with the same seed draw the same clips, and a resumed
+    training continues with the draws of its epoch.
 
     Args:
         labels: The classes of each clip, as indices.
@@ -34,21 +34,21 @@ class BalancedSampler(torch.utils.data.Sampler[int]):
     def __init__(self, labels: Sequence[Sequence[int]]) -> None:
         counts = count_clips(labels)
         if not counts.any():
-            raise ValueError("Expected clips that have classes, got none that has one")
+            raise ValueError("Expected clips with classes, none has one")
         self.weights = torch.tensor(
             [sum(1 / counts[label] for label in clip) for clip in labels], dtype=torch.float64
         )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is drawn next; Lightning does so before each."""
+        """Set the next epoch to draw; Lightning calls this before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.weights)
 
     def __iter__(self) -> Iterator[int]:
-        # Not torch's generator itself: other processes may have drawn more or less from theirs.
+        # Not torch's own generator: other processes may have drawn more or less from theirs.
         generator = torch.Generator().manual_seed((torch.initial_seed() + self.epoch) % 2**63)
         yield from torch.multinomial(
             self.weights, len(self), replacement=True, generator=generator
@@ -63,21 +63,20 @@ def count_clips(labels: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 def hold_out(
     labels: Sequence[Sequence[int]], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Divide clips at random, with nearly the same share of each class on either side.
+    """Divide clips at random, with nearly the same share of each class on both sides.
 
-    A clip of several classes counts for the rarest of them. Of each class at least one clip stays,
-    whatever the seed.
+    A clip of several classes counts for the rarest. At least one clip of each class stays.
 
     Args:
         labels: The classes of each clip, as indices.
-        fraction: How much of it is held out, more than 0 and less than 1.
-        seed: Decides which clips; the same ones for the same seed.
+        fraction: The held-out share, more than 0 and less than 1.
+        seed: Decides the clips, reproducibly.
 
     Returns:
-        The indices of the clips that stay, and of those that are held out, in ascending order.
+        The indices of the clips that stay, and of the held-out clips, in ascending order.
 
     Raises:
-        ValueError: The fraction is out of its range, or leaves a side empty.
+        ValueError: The fraction is out of range, or leaves a side empty.
 
     Example:
         >>> stay, held_out = hold_out([[0]] * 50 + [[1]] * 10, fraction=0.2, seed=0)
@@ -88,7 +87,7 @@ def hold_out(
     rarest = torch.tensor([min(clip, key=counts.__getitem__, default=-1) for clip in labels])
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[rarest[order].argsort(stable=True)]
-    # Of clips in the order of their classes, one in every 1 / fraction.
+    # One in every 1 / fraction of the clips, in the order of their classes.
     steps = torch.floor(torch.arange(len(labels) + 1, dtype=torch.float64) * fraction).diff()
     if not 0 < fraction < 1 or not 0 < steps.sum() < len(labels):
         raise ValueError(

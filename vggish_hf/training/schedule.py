@@ -10,10 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler
 class WarmupCosine(LRScheduler):
     """Rises linearly to the learning rate, then falls to zero along half a cosine.
 
-    Torch's own schedules know the parameter groups that they began with, and fail at the next step
-    once there is another. Here a group that joins later follows the schedule if it has the key
-    `initial_lr`, what its rate is a fraction of; without that key its rate is left to whoever added
-    it, as `lightning.pytorch.callbacks.BackboneFinetuning` does.
+    Torch's schedules only know their first parameter groups, and fail once there is another. Here a
+    later group follows the schedule if it has the key `initial_lr`, its full rate; without that key
+    its rate is not changed, as for `lightning.pytorch.callbacks.BackboneFinetuning`.
 
     Args:
         optimizer: The optimizer.
@@ -42,7 +41,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at a step, the first being 0."""
+        """The factor of the learning rate at a step; the first step is 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         falling = max(self.total_steps - self.warmup_steps, 1)
@@ -57,5 +56,5 @@ class WarmupCosine(LRScheduler):
         ]
 
     def state_dict(self) -> dict[str, int]:
-        """Return how far it is; the rest is the arguments', which a resumed training may change."""
+        """Return only the progress, since a resumed training may change the arguments."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}

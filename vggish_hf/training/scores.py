@@ -1,4 +1,4 @@
-"""How well clips are classified: scores of each class, from the scores of all clips."""
+"""The quality of a classification: scores per class, from the scores of all clips."""
 
 import math
 from typing import NamedTuple
@@ -6,26 +6,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Classes that are sorted at once: 64 of 20,371 clips take some 80 MB.
+# Classes sorted at once: 64 of 20,371 clips take some 80 MB.
 _CLASSES_AT_ONCE = 64
 
 
 class RankingScores(NamedTuple):
-    """How well each class separates the clips that have it from those that do not."""
+    """How well each class's scores separate clips with and without it."""
 
     average_precision: Tensor
-    """(classes,), float64: the area under the precision-recall curve as a sum of steps, clips of
-    one score being one step; NaN for a class without positives."""
+    """(classes,), float64: the area under the precision-recall curve as a sum of steps, one per
+    distinct score; NaN for a class without positives."""
     area_under_roc: Tensor
-    """(classes,), float64: the probability that a positive has a higher score than a negative, ties
-    counting half; NaN for a class without positives or without negatives."""
+    """(classes,), float64: the probability that a positive has a higher score than a negative; ties
+    count half; NaN for a class without positives or without negatives."""
 
 
 def ranking_scores(scores: Tensor, target: Tensor) -> RankingScores:
     """Average precision and area under the ROC curve of each class.
 
     Args:
-        scores: (clips, classes), the higher the likelier.
+        scores: (clips, classes), higher is likelier.
         target: (clips, classes), bool.
 
     Example:
@@ -58,7 +58,7 @@ def _rank(scores: Tensor, target: Tensor) -> RankingScores:
     found_with_ties = found.gather(1, last)
     found_above = found.gather(1, first) - target.gather(1, first)
     precision = found_with_ties.double() / (last + 1)
-    # In whole numbers: for each negative, twice the positives above it and once those tied with it.
+    # In whole numbers: for each negative, twice the positives above it plus the ties.
     pairs = ((found_above + found_with_ties) * (1 - target)).sum(1)
     return RankingScores(
         (precision * target).sum(1) / positives, pairs.double() / (2 * positives * negatives)
@@ -66,7 +66,7 @@ def _rank(scores: Tensor, target: Tensor) -> RankingScores:
 
 
 def d_prime(auc: Tensor) -> Tensor:
-    """Distance of two unit Gaussians that have this AUC: `sqrt(2)` times the inverse normal of it.
+    """Distance of two unit Gaussians with this AUC: `sqrt(2)` times its inverse normal.
 
     Hershey et al., "CNN Architectures for Large-Scale Audio Classification", 2017.
 
