@@ -171,7 +171,7 @@ class TestRead:
     def test_too_much_of_unknown_size(self, server):
         server.says_size = server.has_ranges = False
         file = stored(f"{server.url}/a.wav")
-        with pytest.raises(ValueError, match=r"at most 100 bytes, .* has 101 or more; pass"):
+        with pytest.raises(ValueError, match=r"at most 100 bytes, .* has 101 or more; copy it"):
             read_file(file, 100)
         assert read_file(file, len(CONTENT)) == CONTENT
 
@@ -259,7 +259,7 @@ class TestErrors:
 
 def test_sizes_at_the_limit():
     check_size("a", 100, 100)
-    with pytest.raises(ValueError, match="at most 100 bytes, 'a' has 101; pass a larger `max_byt"):
+    with pytest.raises(ValueError, match="at most 100 bytes, 'a' has 101; copy it to this machine"):
         check_size("a", 101, 100)
 
 
