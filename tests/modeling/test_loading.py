@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from limits import files_of_at_most, umask
+from packaging.version import Version
 
 from vggish_hf import VGGishConfig, VGGishModel
 from vggish_hf.modeling.loading import compare_state_dicts, load_strictly, save_tensors
@@ -65,6 +66,8 @@ def test_a_misshapen_tensor(change):
     "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
 )
 def test_a_tensor_that_the_network_cannot_compute_with(dtype, change):
+    if dtype.is_complex and Version(safetensors.__version__) < Version("0.7"):
+        pytest.skip("this safetensors has no complex numbers")
     assert change(lambda t: t.update({"fc2.weight": t["fc2.weight"].to(dtype)})) == [
         ["mistyped", f"fc2.weight: expected (8, 16) of float, found (8, 16) of {dtype}"]
     ]

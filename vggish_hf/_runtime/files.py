@@ -56,13 +56,13 @@ def locked(lock_path: Path, target: Path) -> Iterator[None]:
     """
     if not lock_path.parent.is_dir():  # the lock would create it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock_path.parent))
+    holder = _holder(lock_path)  # before filelock tries: below version 4 that empties the file
     lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout:
         raise OSError(
-            f"{_holder(lock_path)} is writing {str(target)!r}; wait for its end, or choose "
-            "another output"
+            f"{holder} is writing {str(target)!r}; wait for its end, or choose another output"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -55,7 +55,7 @@ def open_store(url: str) -> tuple[Any, str]:
         ImportError: Its package is not installed.
         ValueError: The file system is unknown.
     """
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec.core  # type: ignore[import-untyped]
 
     scheme = url.partition("://")[0]
     if "::" in url:
@@ -63,7 +63,7 @@ def open_store(url: str) -> tuple[Any, str]:
             f"Expected a URL of one file system, got the chain {without_secrets(url)!r}"
         )
     try:
-        store, path = fsspec.url_to_fs(url)
+        store, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise ImportError(f"{scheme}:// needs a package that is missing: {error}") from error
     except ValueError as error:

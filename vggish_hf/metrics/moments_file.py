@@ -54,7 +54,7 @@ def write_moments(
     if clips is not None:
         arrays["clips"] = np.array(clips, np.int64)
     with unfinished_file(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type] # names of numpy's own options are others
 
 
 def read_moments(path: Path) -> Moments:
