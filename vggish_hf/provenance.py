@@ -1,4 +1,4 @@
-"""What embeddings come from, and whether two sets of them may be compared."""
+"""How embeddings were made, and whether two sets of them may be compared."""
 
 import hashlib
 import json
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 #: What decides an embedding's values; the rest of a provenance (version, model id, counts) says
-#: where a set is from. A key that stands for a mapping stands for all that is in it.
+#: where a set is from. A key of a mapping includes all that is in it.
 COMPARED_KEYS = (
     *("weights_sha256", "state_sha256", "config", "feature_config", "dtype"),
     *("postprocess", "pool", "preset"),
 )
 
-# The post-processor decides what `postprocess` says, and a preset's name nothing.
+# `postprocess` covers the post-processor; a preset's name changes nothing.
 _IGNORED = ("config.postprocessor", "preset.name")
 _WEIGHTS = "weights_sha256"
 _POSTPROCESSOR = "postprocessor."
 
 
 def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Say in one line each in which of the compared keys two provenances differ.
+    """List the compared keys in which two provenances differ, one line each.
 
-    Two that say nothing are not the same: it is unknown whether they are, and one line says so.
+    Two empty ones are not equal: nothing is known of them, and one line says so.
 
     Args:
         a: A provenance, as `VGGishPipeline.provenance` gives and embeddings files hold.
@@ -51,18 +51,18 @@ def provenance_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[s
 
 
 def is_provenance_known(provenance: Mapping[str, Any]) -> bool:
-    """Tell whether a provenance says anything of what decides the values of embeddings."""
+    """Tell whether a provenance has any key that decides the values of embeddings."""
     return any(provenance.get(key) is not None for key in COMPARED_KEYS)
 
 
 def find_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Compare two mappings of JSON values, key by key, those of inner mappings by all their keys.
+    """Compare two mappings of JSON values, key by key, inner mappings included.
 
-    A switch that one does not know was off: None and False are as good as missing. Weights that are
-    noted as unknown, as None, differ from all others.
+    None and False equal a missing key: a switch that one side does not know was off. Unknown
+    weights, noted as None, differ from all others.
 
     Returns:
-        Of each key that differs its name and both values.
+        The name and both values of each key that differs.
 
     Example:
         >>> find_differences({"a": {"b": 1, "c": None}}, {"a": {"b": 2}})
@@ -94,18 +94,18 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def weights_sha256(
     model: nn.Module, weights_path: Path | None = None, *, postprocessor: bool = True
 ) -> str:
-    """SHA-256 of what a network is at this moment.
+    """SHA-256 of a network's current values.
 
     Args:
         model: The network.
         weights_path: The safetensors file that it was loaded from, if any.
-        postprocessor: Whether the post-processor counts, which does not decide what the network
-            gives.
+        postprocessor: Whether the post-processor counts; it does not change the network's
+            output.
 
     Returns:
-        The file's digest, where the network has exactly the values that the file has now, in the
-        network's dtype. Otherwise one of the values in memory; it begins with `in-memory:`, since
-        the same values in a file have another.
+        The file's digest if the network has exactly the file's current values, in the
+        network's dtype. Otherwise a digest of the values in memory; it begins with `in-memory:`,
+        since the same values in a file have another.
     """
     values = {
         name: value

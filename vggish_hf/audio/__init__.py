@@ -1,4 +1,4 @@
-"""Decode audio from files, bytes and arrays, within limits; in processes of its own if need be."""
+"""Decode audio from files, bytes and arrays, within limits; in separate processes on request."""
 
 from vggish_hf.audio.excerpts import Excerpt as Excerpt
 from vggish_hf.audio.isolated import IsolatedDecoders as IsolatedDecoders

@@ -1,10 +1,10 @@
-"""Decode for another process: a script that is run by its path, so that it never loads torch.
+"""Decode for another process: a script that runs by its path, so that it never loads torch.
 
-What goes through the pipes is messages: two sizes, a header in JSON, and bytes. A request is
-`{"path": ..., "limits": {...}}`, or no path and the file's content as bytes; with `"excerpt":
-{...}` for a part of the file. What comes back is `{"ready": true}` once, then for each request
-`{"sampling_rate": ..., "first_sample": ...}`, then blocks,
-`{"channels": ...}` with (time, channels) float32 as bytes, and at last `{"end": true}`; or
+The pipes carry messages: two sizes, a header in JSON, and bytes. A request is
+`{"path": ..., "limits": {...}}`, or has no path and the file's content as bytes; `"excerpt":
+{...}` asks for an excerpt. The answers are `{"ready": true}` once, then for each request
+`{"sampling_rate": ..., "first_sample": ...}`, blocks, which are
+`{"channels": ...}` with (time, channels) float32 as bytes, and `{"end": true}`; or
 `{"error": ...}` in place of any of them.
 """
 
@@ -35,7 +35,7 @@ _SIZES = struct.Struct("<IQ")
 _MAX_HEADER_BYTES = 1 << 20
 
 _MAX_MEMORY_BYTES = 4 << 30
-# Decoders complain of damaged files on stderr, which goes to a file.
+# Decoders report damaged files on stderr, which is a file.
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -48,11 +48,11 @@ def send(stream: BinaryIO, header: dict[str, Any], payload: bytes | memoryview =
 
 
 def receive(stream: BinaryIO, max_payload_bytes: int) -> tuple[dict[str, Any], bytearray]:
-    """Read a message; nothing is allocated before its size is checked.
+    """Read a message; check its size before allocating memory.
 
     Raises:
         EOFError: The stream ends before the message does.
-        ValueError: It is too large, or no message.
+        ValueError: It is too large or invalid.
     """
     header_bytes, payload_bytes = _SIZES.unpack(_read_exactly(stream, _SIZES.size))
     if header_bytes > _MAX_HEADER_BYTES or payload_bytes > max_payload_bytes:
@@ -79,24 +79,24 @@ def request(
     limits: "AudioLimits",
     excerpt: "Excerpt | None" = None,
 ) -> None:
-    """Ask for a file, or a part of it, to be decoded."""
+    """Ask to decode a file or an excerpt."""
     header: dict[str, Any] = {"limits": asdict(limits)}
     if excerpt is not None:
         header["excerpt"] = asdict(excerpt)
     if isinstance(file, Path):
-        # Absolute, as the other process is in another folder, but with each `..`, which may lead
-        # out of where a link has led; and each byte as a character, as names need not be text.
+        # Absolute, as the other process runs in another folder. Keep each `..`: after a link, it
+        # leads elsewhere. Each byte becomes a character, as names need not be text.
         header["path"] = os.fsencode(file.absolute()).decode("latin-1")
         send(stream, header)
     else:
-        send(stream, header, file.getvalue())  # which, unlike getbuffer, copies nothing
+        send(stream, header, file.getvalue())  # getbuffer would copy
 
 
 def main() -> None:
     """Answer requests from stdin until it ends."""
     _limit_files()
     _limit_memory(_MAX_MEMORY_BYTES)
-    # The own `__init__` of each would import torch.
+    # Each package's `__init__` would import torch.
     for name, folder in (
         ("vggish_hf", Path(__file__).parents[1]),
         ("vggish_hf.audio", Path(__file__).parent),
@@ -106,11 +106,11 @@ def main() -> None:
         sys.modules[name] = package
 
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the messages
+    os.dup2(2, 1)  # keep what libraries print out of the messages
     requests: Requests = SimpleQueue()
     Thread(target=_read_requests, args=(requests,), daemon=True).start()
     with _exit_on_failure():
-        from vggish_hf.audio import excerpts  # noqa: F401 - all that may fail without a file
+        from vggish_hf.audio import excerpts  # noqa: F401 - fail before the first file
 
         send(answers, {"ready": True})
         while True:
@@ -119,10 +119,10 @@ def main() -> None:
 
 @contextmanager
 def _exit_on_failure() -> Iterator[None]:
-    """End the process if a thread fails: the other one waits, and would keep the process."""
+    """End the process if a thread fails: the other thread would keep it alive."""
     try:
         yield
-    except BaseException:  # noqa: BLE001 - nobody else would see it
+    except BaseException:  # noqa: BLE001 - nothing else reports it
         try:
             traceback.print_exc()
         finally:
@@ -130,7 +130,7 @@ def _exit_on_failure() -> Iterator[None]:
 
 
 def _read_requests(requests: Requests) -> None:
-    # In a thread, so that the process ends with its parent even where decoding never does.
+    # In a thread, so that the process ends with its parent even if decoding hangs.
     with _exit_on_failure():
         with suppress(EOFError):
             while True:
@@ -166,10 +166,10 @@ def _answer(answers: BinaryIO, requests: Requests) -> None:
 def _open_container(
     file: "Path | EncodedContent", stream: "Stream", limits: "AudioLimits", reason: str
 ) -> "RawAudio":
-    """Open with torchcodec, beside which the bound on memory is the same as without it."""
+    """Open with torchcodec; its libraries do not count in the memory limit."""
     from vggish_hf.audio.ffmpeg import open_container
 
-    # torch, which comes with it, maps gigabytes of libraries.
+    # It loads torch, which maps gigabytes of libraries.
     _limit_memory(None)
     with suppress(ImportError, OSError, RuntimeError):
         import torchcodec.decoders  # noqa: F401
@@ -181,14 +181,14 @@ def _limit_files() -> None:
     if sys.platform != "win32":
         import resource
 
-        # Neither what is written to stderr nor a crash may fill the disk.
+        # Neither stderr nor a core dump may fill the disk.
         for kind, size in ((resource.RLIMIT_FSIZE, _MAX_FILE_BYTES), (resource.RLIMIT_CORE, 0)):
             _, hard = resource.getrlimit(kind)
             resource.setrlimit(kind, (size if hard < 0 else min(size, hard), hard))
 
 
 def _limit_memory(num_bytes: int | None) -> None:
-    """Bound what is mapped from now on, or lift the bound; systems but Linux do not know it."""
+    """Limit memory mapped from now on, or lift the limit; does nothing outside Linux."""
     if sys.platform == "linux":
         import resource
 

@@ -1,4 +1,4 @@
-"""Raw blocks: what every decoder makes of a clip."""
+"""Raw blocks: the output of every decoder."""
 
 from collections.abc import Generator
 from typing import NamedTuple, TypeAlias
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 RawBlocks: TypeAlias = Generator[NDArray[np.float32], None, None]
 
 _BLOCK_SECONDS = 20
-#: Bytes of the largest block, whatever a header claims of its rate and channels.
+#: Size of the largest block, whatever rate and channels a header claims.
 MAX_BLOCK_BYTES = 16 << 20
 
 
@@ -19,12 +19,12 @@ class RawAudio(NamedTuple):
     sampling_rate: int
     """Hz."""
     blocks: RawBlocks
-    """Consecutive parts (time, channels), contiguous, none of them empty or larger than
+    """Consecutive blocks (time, channels), contiguous, neither empty nor larger than
     MAX_BLOCK_BYTES. Reading them may raise AudioError."""
     first_sample: int = 0
     """Where in the clip they begin."""
 
 
 def block_length(sampling_rate: int, channels: int) -> int:
-    """Samples in a block: twenty seconds, or less where these would be too large."""
+    """Samples in a block: twenty seconds, or fewer if that is too large."""
     return max(min(_BLOCK_SECONDS * sampling_rate, MAX_BLOCK_BYTES // (4 * channels)), 1)

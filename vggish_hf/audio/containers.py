@@ -1,11 +1,11 @@
-"""Which files FFmpeg may see: it also knows playlists, which make it read others."""
+"""Decide which files FFmpeg may open: playlists would make it read other files."""
 
 import re
 
 from vggish_hf.audio.parts import FilePart
 
-# How the containers begin that FFmpeg may see. It also knows playlists, which make it read other
-# files and listen on the network.
+# How the containers begin that FFmpeg may open. Playlists would make it read other files and
+# listen on the network.
 _CONTAINER = re.compile(
     rb"....(?:ftyp|moov|mdat|free|wide|skip)"  # MP4, MOV
     rb"|\x1aE\xdf\xa3"  # Matroska, WebM
@@ -14,19 +14,19 @@ _CONTAINER = re.compile(
     rb"|\x30\x26\xb2\x75\x8e\x66\xcf\x11"  # ASF: WMA, WMV
     rb"|\xff[\xe0-\xff]"  # MPEG audio, AAC
     rb"|\x00\x00\x01\xba"  # MPEG program stream
-    rb"|G.{187}G|.{4}G.{191}G",  # MPEG transport stream, of packets with a time before them too
+    rb"|G.{187}G|.{4}G.{191}G",  # MPEG transport stream, also with a time before each packet
     re.DOTALL,
 )
 
-# FFmpeg takes a file for the description of a network session if the part by which it tells the
-# format has such a line anywhere.
+# FFmpeg reads a file as a network session description if the bytes that it probes contain such a
+# line.
 _SESSION = re.compile(rb"(?:\A|\n\r?)c=IN IP")
 _PROBED_BYTES = 1 << 20
 _MAX_TAGS = 100
 
 
 def skip_id3(content: FilePart, start: int) -> int:
-    """Return where the ID3 tags end that begin at a position; the position if there are none."""
+    """Return the end of the ID3 tags at a position; the position if there are none."""
     for _ in range(_MAX_TAGS):
         if (end := _find_id3_end(content, start)) is None:
             break
@@ -35,7 +35,7 @@ def skip_id3(content: FilePart, start: int) -> int:
 
 
 def _find_id3_end(content: FilePart, start: int) -> int | None:
-    """Return where the ID3v2 tag ends that begins at a position; None if there is none."""
+    """Return the end of the ID3v2 tag at a position; None if there is none."""
     tag = content.read_at(start, 10)
     if len(tag) < 10 or not tag.startswith(b"ID3"):
         return None
@@ -46,7 +46,7 @@ def _find_id3_end(content: FilePart, start: int) -> int | None:
 
 
 def is_media_container(content: FilePart) -> bool:
-    """Tell whether FFmpeg would take it for nothing but a container, after any ID3 tags."""
+    """Tell whether FFmpeg reads it as a media container only, after any ID3 tags."""
     start = 0
     for _ in range(_MAX_TAGS):
         head = content.read_at(start, _PROBED_BYTES)

@@ -1,6 +1,6 @@
 """Decode audio files to raw blocks, within limits.
 
-Neither this module nor what it imports needs torch, so that a process of its own may be light.
+Neither this module nor its imports need torch, so that a separate process stays light.
 """
 
 from collections.abc import Callable, Generator
@@ -22,17 +22,17 @@ ContainerOpener: TypeAlias = Callable[[Path | EncodedContent, Stream, AudioLimit
 def open_encoded(
     file: Path | EncodedContent, limits: AudioLimits, open_other: ContainerOpener = open_container
 ) -> RawAudio:
-    """Open each stream of a file with soundfile, and what it does not know with torchcodec.
+    """Open each stream of a file with soundfile, or with torchcodec if soundfile cannot.
 
-    The duration is checked here where the header can be believed; else it is left to the reader.
+    The duration is checked here if the header can be trusted, otherwise by the reader.
 
     Args:
         file: The file.
-        limits: What it may be at most.
-        open_other: Opens what soundfile does not know.
+        limits: Its limits.
+        open_other: Opens what soundfile cannot.
 
     Raises:
-        AudioError: Neither can open it, or it is beyond the limits.
+        AudioError: Neither can open it, or it exceeds the limits.
     """
     streams = find_streams(file)
     raw = _open_stream(file, next(streams), limits, open_other)

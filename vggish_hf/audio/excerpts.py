@@ -1,4 +1,4 @@
-"""Decode a part of a file, from anywhere in it, without what comes before.
+"""Decode an excerpt from anywhere in a file, without what comes before.
 
 Like `decoders`, this needs no torch.
 """
@@ -22,13 +22,13 @@ from vggish_hf.audio.streams import find_streams
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a clip.
+    """A section of a clip.
 
     Args:
-        seconds: Its length; a clip that is shorter is returned whole.
-        place: Where it begins: from 0, at the clip's start, to 1, as late as its length allows.
-        max_seconds: How much of the clip's start it is taken from where its decoder cannot seek,
-            if that is more than `seconds`.
+        seconds: Its length; a shorter clip is returned whole.
+        place: Where it begins: from 0, the clip's start, to 1, as late as its length allows.
+        max_seconds: If the decoder cannot seek, take it from this much of the clip's start, or
+            from `seconds` if that is longer.
     """
 
     seconds: float
@@ -36,7 +36,7 @@ class Excerpt:
     max_seconds: float = 0.0
 
     def start(self, available: int, length: int) -> int:
-        """Return the first sample of a part of `length` of the samples that are available."""
+        """Return the first sample of an excerpt of `length` out of `available` samples."""
         return min(int(self.place * (available - length + 1)), available - length)
 
 
@@ -46,16 +46,16 @@ def read_excerpt(
     limits: AudioLimits,
     open_other: ContainerOpener = open_container,
 ) -> RawAudio:
-    """Decode a part of a file.
+    """Decode an excerpt.
 
-    Only that part is decoded. Where that is not possible (formats that only FFmpeg opens, joined
-    files, files shorter than their header says) it is taken from the file's start.
+    Only the excerpt is decoded. If that is impossible (formats that only FFmpeg opens, joined
+    files, files shorter than their header says), it is taken from the file's start.
 
     Args:
         file: The file.
-        excerpt: The part.
-        limits: What the file may be at most.
-        open_other: Opens what soundfile does not know.
+        excerpt: Which one.
+        limits: The file's limits.
+        open_other: Opens what soundfile cannot.
 
     Raises:
         AudioError: The file cannot be opened or decoded, or is beyond the limits.
@@ -81,7 +81,7 @@ def _seek(file: Path | EncodedContent, excerpt: Excerpt, limits: AudioLimits) ->
         if next(streams, None) is not None:
             return None
     try:
-        # With its true size, from which the decoder estimates the place to seek to.
+        # The decoder estimates where to seek from the size: pass the true one.
         sound = open_sound_file(file, stream._replace(claimed_bytes=None), limits)
     except UnknownFormatError:
         return None
@@ -94,9 +94,9 @@ def _seek(file: Path | EncodedContent, excerpt: Excerpt, limits: AudioLimits) ->
 
 
 def _read_from(sound: SequentialSoundFile, first: int, length: int) -> NDArray[np.float32] | None:
-    """Read samples (time, channels); None if the decoder cannot seek, or finds fewer or none."""
+    """Read samples (time, channels); None if the decoder cannot seek or finds too few."""
     try:
-        # In MP3 and OGG this may miss the place by a block, which is as good a place.
+        # In MP3 and OGG this may be off by a block, which does not matter.
         sound.seek(first)
     except soundfile.SoundFileError:
         return None

@@ -1,4 +1,4 @@
-"""Decode with FFmpeg, by torchcodec."""
+"""Decode with FFmpeg and torchcodec."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from vggish_hf.audio.limits import DEFAULT_LIMITS, AudioError, AudioLimits
 from vggish_hf.audio.parts import EncodedContent
 from vggish_hf.audio.streams import Stream, open_stream
 
-# What is decoded at once, in blocks: five minutes, at most 240 MiB.
+# Blocks to decode at once: five minutes, at most 240 MiB.
 _RANGE_BLOCKS = 15
 
 
@@ -22,11 +22,11 @@ def open_container(
     Args:
         file: The file.
         stream: A stream of it that soundfile cannot open.
-        limits: What it may be at most.
+        limits: Its limits.
         reason: Why soundfile cannot open it.
 
     Raises:
-        AudioError: torchcodec is not here, cannot open it either, or it is beyond the limits.
+        AudioError: torchcodec is missing or cannot open it, or it exceeds the limits.
     """
     try:
         from torchcodec.decoders import AudioDecoder
@@ -37,7 +37,7 @@ def open_container(
         ) from None
     part = open_stream(file, stream)
     try:
-        # Whole, or FFmpeg would take `concat:a.mp3` for more than the name of a file.
+        # Absolute: FFmpeg would read `concat:a.mp3` as more than a file name.
         decoder = AudioDecoder(part.absolute() if isinstance(part, Path) else part)
     except (RuntimeError, ValueError):
         raise AudioError(
@@ -52,13 +52,13 @@ def is_decoder(source: Any) -> bool:
 
 
 def find_encoded_row(decoder: Any) -> dict[str, Any] | None:
-    """Return the file that a decoder was made of, which `datasets` keeps; None if it is not here.
+    """Return the file that a decoder reads, which `datasets` keeps; None if it is missing.
 
-    A decoder that has been read gives other samples the next time: it seeks, and lossy formats
-    (m4a, webm) begin with what comes before.
+    A second read of a decoder gives other samples: it seeks, and lossy formats (m4a, webm) need
+    what comes before.
 
     Returns:
-        `path` and `bytes`, one of which may be None; None where the decoder resamples or mixes too.
+        `path` and `bytes`, one of which may be None; None if the decoder resamples or mixes.
     """
     row = _encoded_row(decoder)
     if row is None:
@@ -69,7 +69,7 @@ def find_encoded_row(decoder: Any) -> dict[str, Any] | None:
 
 
 def reopen_decoder(decoder: Any) -> Any:
-    """Return a decoder like another one, not yet read; the same one if it cannot be made."""
+    """Return an unread copy of a decoder; the same one if that is impossible."""
     row = _encoded_row(decoder)
     if row is None:
         return decoder
@@ -85,7 +85,7 @@ def _encoded_row(decoder: Any) -> dict[str, Any] | None:
     match getattr(decoder, "_hf_encoded", None):
         case {"bytes": bytes(content)}:
             return {"bytes": content, "path": None}
-        case {"path": str(name)} if Path(name).is_file():  # it may be the address of a stream
+        case {"path": str(name)} if Path(name).is_file():  # it may be a URL
             return {"bytes": None, "path": name}
     return None
 
@@ -94,9 +94,9 @@ def open_decoder(decoder: Any, limits: AudioLimits) -> RawAudio:
     """Read from a `torchcodec.decoders.AudioDecoder`.
 
     Raises:
-        AudioError: It cannot be decoded, or is beyond the limits.
+        AudioError: It cannot be decoded or exceeds the limits.
     """
-    # The metadata tell the rate that is stored; the decoder may have been told to resample.
+    # The metadata have the file's rate; the decoder may resample.
     try:
         nothing = decoder.get_samples_played_in_range(0, 0)
     except RuntimeError as error:
@@ -109,18 +109,18 @@ def open_decoder(decoder: Any, limits: AudioLimits) -> RawAudio:
 def _read_ranges(decoder: Any, sampling_rate: int, channels: int, limits: AudioLimits) -> RawBlocks:
     metadata = decoder.metadata
     length = block_length(sampling_rate, channels)
-    # Ranges are long because they are cut by time stamps, which some containers round.
+    # Ranges are long because time stamps cut them, which some containers round.
     seconds = _RANGE_BLOCKS * length / sampling_rate
     start = begin = max(metadata.begin_stream_seconds_from_header or 0.0, 0.0)
     claimed_end = start + (metadata.duration_seconds or 0.0)
     received = 0
-    # However long a clip may be, a header that claims years must not have them searched.
+    # Even without a limit, a header that claims years must not cause a long search.
     gap_limits = DEFAULT_LIMITS if limits.max_seconds is None else limits
     gap_seconds = 0.0
-    is_short = False  # the latest range, by a gap or the end
+    is_short = False  # the latest range, at a gap or the end
     while True:
         if is_short:
-            # In search of its end torchcodec has read the whole file, and now has to go back.
+            # torchcodec has read the whole file to find its end, and now must seek back.
             try:
                 decoder.get_samples_played_in_range(begin, begin + 1)
             except RuntimeError:  # not every format can
@@ -128,7 +128,7 @@ def _read_ranges(decoder: Any, sampling_rate: int, channels: int, limits: AudioL
         try:
             samples = decoder.get_samples_played_in_range(start, start + seconds).data.numpy()
         except RuntimeError as error:
-            # So torchcodec says that the range lies behind the end, or in a gap.
+            # torchcodec's message for a range after the end or in a gap.
             if "No audio frames were decoded" in str(error):
                 start += seconds
                 if start >= claimed_end:
@@ -147,6 +147,6 @@ def _read_ranges(decoder: Any, sampling_rate: int, channels: int, limits: AudioL
             yield np.ascontiguousarray(samples[:, first : first + length].T)
         start += seconds
         is_short = num_samples < (seconds - 1) * sampling_rate
-        # A range behind the end would make torchcodec seek, which not every format can.
+        # A range after the end makes torchcodec seek, which not every format can.
         if start >= claimed_end and is_short:
             break

@@ -1,4 +1,4 @@
-"""FLAC: how many samples its header announces, and with how many its last frame ends."""
+"""FLAC: compare the number of samples in the header with the end of the last frame."""
 
 import re
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from vggish_hf.audio.parts import FilePart
 _MARKER = b"fLaC"
 _STREAM_INFO_BYTES = 34
 
-# The start of a frame, which has two reserved bits; the last one lies in so many bytes before the
-# end, of which all that taggers add is less.
+# The start of a frame, with two reserved bits. The last frame lies within so many bytes of the
+# end; tags after it are smaller.
 _SYNC = re.compile(rb"\xff[\xf8\xf9][\x10-\xff][\0-\xaf]", re.DOTALL)
 _SEARCHED_BYTES = 4 << 20
 _MAX_HEADER_BYTES = 16
@@ -25,18 +25,18 @@ class _StreamInfo(NamedTuple):
 
 
 def count_samples(content: FilePart, start: int, end: int) -> int | None:
-    """Return how many samples to ask the decoder for, so that it sees nothing after the last frame.
+    """Return how many samples to ask the decoder for, so that it stops after the last frame.
 
     Args:
         content: The file.
-        start: Where its marker is.
-        end: Where the stream ends, or what follows it.
+        start: The position of its marker.
+        end: The end of the stream or file.
 
     Returns:
-        The number; None if the header does not tell and no frame was found.
+        The number; None if it is not in the header and no frame was found.
 
     Raises:
-        AudioError: The header announces fewer than there are.
+        AudioError: The header announces too few samples.
     """
     info = _read_info(content, start)
     if info is None:
@@ -66,7 +66,7 @@ def _read_info(content: FilePart, start: int) -> _StreamInfo | None:
 
 
 def _find_last_sample(content: FilePart, first: int, end: int, info: _StreamInfo) -> int | None:
-    """Return the sample with which the last frame ends, searching from a position on."""
+    """Return the sample at which the last frame ends, searching from `first` on."""
     tail = content.read_at(first, end - first)
     frames = [
         span
@@ -74,18 +74,18 @@ def _find_last_sample(content: FilePart, first: int, end: int, info: _StreamInfo
         if (span := _parse_frame(tail[match.start() : match.start() + _MAX_HEADER_BYTES], info))
     ]
     ends = {end for _, end in frames}
-    # What looks like a frame by chance does not begin where another one ends.
+    # A chance match does not begin where another frame ends.
     return next((end for start, end in reversed(frames) if start == 0 or start in ends), None)
 
 
 def _parse_frame(head: bytes, info: _StreamInfo) -> tuple[int, int] | None:
-    """Return with which samples a frame starts and ends; None if it is no frame of this stream."""
-    assignment = head[3] >> 4  # from 8 on the two channels of stereo, as a sum and a difference
+    """Return the first and the end sample of a frame; None if it is not one of this stream."""
+    assignment = head[3] >> 4  # from 8 on: two channels, as sum and difference
     channels = assignment + 1 if assignment < 8 else 2
     bits = (None, 8, 12, 0, 16, 20, 24, 32)[head[3] >> 1 & 7]
     if len(head) < 6 or channels != info.channels or bits not in (None, info.bits) or head[3] & 1:
         return None
-    # A number as UTF-8 writes it, of up to 36 bits.
+    # A number of up to 36 bits, coded like UTF-8.
     length = _number_bytes(head[4])
     number_end = 4 + length
     if not length or any(byte >> 6 != 2 for byte in head[5:number_end]):
@@ -110,7 +110,7 @@ def _parse_frame(head: bytes, info: _StreamInfo) -> tuple[int, int] | None:
 
 
 def _number_bytes(byte: int) -> int:
-    """How many bytes a number has of which this is the first; 0 if it cannot be."""
+    """Return the length of a number in bytes by its first byte; 0 if invalid."""
     ones = 8 - (~byte & 0xFF).bit_length()
     return 1 if ones == 0 else 0 if ones in (1, 8) else ones
 

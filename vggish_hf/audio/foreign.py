@@ -1,4 +1,4 @@
-"""What a file is that was taken for audio, so that an error can say so."""
+"""Name the kind of a file that is not audio, for the error message."""
 
 import re
 
@@ -7,7 +7,7 @@ from vggish_hf.audio.parts import FilePart
 _HEAD_BYTES = 1024
 
 _IGNORING_CASE = re.IGNORECASE | re.DOTALL
-# How such files begin, after white space where they are text.
+# How such files begin; in text, after white space.
 _KINDS = (
     (re.compile(rb"\Z"), "an empty file"),
     (re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype|html|head|body)\b", _IGNORING_CASE), "HTML"),
@@ -38,7 +38,7 @@ _TEXT = re.compile(rb"[\t\n\r\x20-\x7e]{16}[\t\n\r\x20-\x7e\x80-\xff]*")
 
 
 def describe_foreign(content: FilePart) -> str | None:
-    """Say what a file is that is no audio; None if that cannot be told."""
+    """Name the kind of a file that is not audio; None if unknown."""
     head = content.read_at(0, _HEAD_BYTES)
     for pattern, kind in _KINDS:
         if pattern.match(head):

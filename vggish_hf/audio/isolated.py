@@ -1,4 +1,4 @@
-"""Decode audio in processes of their own, so that a file which breaks a decoder breaks no more."""
+"""Decode audio in separate processes, so that a file that breaks a decoder breaks nothing else."""
 
 import os
 import weakref
@@ -22,17 +22,17 @@ from vggish_hf.audio.sources import (
 
 
 class IsolatedDecoders:
-    """Opens clips as `open_audio` does, and decodes files in processes of their own.
+    """Opens clips like `open_audio`, but decodes files in separate processes.
 
-    A process that crashes, takes too much memory or hangs costs the clip that it was at, which is
-    an AudioError. There are as many processes as streams that are read at once; each serves one
-    clip after the other. They load neither torch nor this package, except that torchcodec, where
-    a file needs it, brings torch. All end with `close`, and with the process that made them.
+    If a process crashes, takes too much memory or hangs, only its current clip fails, with an
+    AudioError. There are as many processes as streams that are read at once; each decodes one
+    clip after another. They load neither torch nor this package; only torchcodec, if a file needs
+    it, loads torch. All end with `close`, and with the process that made them.
 
     Threads may share one; processes may not.
 
     Args:
-        timeout_seconds: How long a process may take for a block, or to open a file, before it is
+        timeout_seconds: A process that takes longer to open a file or to decode a block is
             killed.
 
     Raises:
@@ -74,7 +74,7 @@ class IsolatedDecoders:
         self.close()
 
     def close(self) -> None:
-        """End all processes; streams that are still read raise AudioError."""
+        """End all processes; streams that are still open raise AudioError."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -85,14 +85,14 @@ class IsolatedDecoders:
             decoder.end()
 
     def open(self, source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> AudioStream:
-        """Open a clip, as `open_audio` does; arrays and decoders are read in this process.
+        """Open a clip like `open_audio`; arrays and decoders are read in this process.
 
-        A stream that is closed or dropped before its end ends its process.
+        Closing or dropping a stream before its end ends its process.
 
         Raises:
-            AudioError: And what else `open_audio` raises.
-            DecoderStartError: No process can be started, which is no clip's fault.
-            RuntimeError: This is closed, or was made by another process.
+            AudioError: Or others, see `open_audio`.
+            DecoderStartError: No process can be started; not the clip's fault.
+            RuntimeError: This is closed, or another process made it.
         """
         encoded = find_encoded(source)
         if encoded is None:
@@ -105,10 +105,10 @@ class IsolatedDecoders:
         excerpt: Excerpt,
         limits: AudioLimits = DEFAULT_LIMITS,
     ) -> AudioStream:
-        """Open a part of an audio file, as `vggish_hf.audio.open_excerpt` does.
+        """Open an excerpt of a file, like `vggish_hf.audio.open_excerpt`.
 
         Raises:
-            AudioError: And what else `open` raises.
+            AudioError: Or others, see `open`.
         """
         encoded = find_encoded(Path(source))
         assert encoded is not None  # of a path
@@ -154,10 +154,10 @@ class IsolatedDecoders:
                 self._leased.add(decoder)
                 return decoder
         decoder.end()
-        return self._lease()  # which says that this is closed
+        return self._lease()  # raises: this is closed
 
     def _give_back(self, decoder: "DecoderProcess") -> None:
-        # No lock for one that did not finish: the garbage collector may bring it, at any time.
+        # No lock for an unfinished one: the garbage collector may call this at any time.
         if decoder.is_idle:
             with self._lock:
                 self._leased.discard(decoder)
@@ -168,9 +168,9 @@ class IsolatedDecoders:
 
 
 class WorkerDecoders:
-    """Makes `IsolatedDecoders` in each process that opens clips, as the workers of a loader do.
+    """Makes `IsolatedDecoders` in each process that opens clips, such as a loader's workers.
 
-    It can be pickled, and passed on to a process that is forked.
+    It can be pickled, and survives a fork.
 
     Example:
         >>> import pickle
@@ -183,7 +183,7 @@ class WorkerDecoders:
         self._made: tuple[int, IsolatedDecoders] | None = None
 
     def here(self) -> IsolatedDecoders:
-        """Return the decoders of this process, which end with it."""
+        """Return this process's decoders, which end with it."""
         if self._made is None or self._made[0] != os.getpid():
             self._made = os.getpid(), IsolatedDecoders()
         return self._made[1]

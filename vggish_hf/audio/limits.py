@@ -1,4 +1,4 @@
-"""What encoded audio may be at most, and the error of audio that cannot be decoded."""
+"""Limits of encoded audio, and the error of audio that cannot be decoded."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ class AudioError(ValueError):
 
 
 class DecoderStartError(RuntimeError):
-    """A decoder process that cannot be started: the machine's fault, and no clip's."""
+    """A decoder process cannot be started: the machine's fault, not a clip's."""
 
 
 class UnknownFormatError(AudioError):
@@ -18,11 +18,11 @@ class UnknownFormatError(AudioError):
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """What encoded audio may be at most; what is more is an AudioError.
+    """Limits of encoded audio; audio beyond them raises AudioError.
 
-    Channels and rate are checked before anything of their size is allocated. The duration is what
-    is really decoded: headers lie. Only the header of a file that is as large as the samples which
-    it claims, as those of uncompressed formats are, is believed at once.
+    Channels and rate are checked before memory for them is allocated. The duration is counted
+    while decoding, because headers lie. A header is trusted only if the file is at least as large
+    as the samples that it claims, as in uncompressed formats.
 
     Args:
         max_seconds: Duration, seconds; None for any.
@@ -54,7 +54,7 @@ class AudioLimits:
                 raise ValueError(f"Expected `{name}` to be a positive whole number, got {value!r}")
 
     def check_format(self, sampling_rate: int, channels: int) -> None:
-        """Raise AudioError unless a clip may have this rate, in Hz, and so many channels."""
+        """Raise AudioError if the rate, in Hz, or the channels exceed the limits."""
         for unit, value, name in (
             ("Hz", sampling_rate, "max_sampling_rate"),
             ("channels", channels, "max_channels"),
@@ -66,7 +66,7 @@ class AudioLimits:
                 )
 
     def check_duration(self, num_samples: int, sampling_rate: int) -> None:
-        """Raise AudioError unless a clip may be so many samples long."""
+        """Raise AudioError if so many samples are too long."""
         if self.max_seconds is not None and num_samples > self.max_seconds * sampling_rate:
             raise AudioError(
                 f"Expected audio of at most {self.max_seconds:.10g} seconds, got "

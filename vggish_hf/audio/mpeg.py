@@ -1,8 +1,8 @@
-"""MPEG audio (MP3, MP2): where frames of one format begin and end.
+"""MPEG audio (MP3, MP2): find runs of frames of one format.
 
-libsndfile stops after as many samples as the file's first frames make it expect: those that an
-Info frame announces, or the file's size divided by the first frame's. Of two files one behind the
-other, and of variable bit rates without an Info frame, the rest would be lost.
+libsndfile stops after the number of samples that it expects from the first frames: the number in
+an Info frame, or the file's size divided by the first frame's. It would lose the rest of two
+joined files, and of variable bit rates without an Info frame.
 """
 
 import re
@@ -27,11 +27,11 @@ _KBITS = {
 _RATES = (44_100, 48_000, 32_000)
 _MAX_FRAME_BYTES = 1 << 12
 
-# Encoders disagree by a few on how many frames they announce.
+# Encoders differ by a few frames in what they announce.
 _MAX_UNANNOUNCED_FRAMES = 8
-# Without another frame in so many bytes mpg123 gives up.
+# mpg123 gives up after so many bytes without a frame.
 _MAX_GAP_BYTES = 1024
-# Where frames are looked for at the end of a file, before tags, and how many are not by chance.
+# Where to search for frames at the end of a file, before tags, and how many rule out chance.
 _TAIL_BYTES = 1 << 16
 _MIN_TAIL_FRAMES = 4
 
@@ -42,7 +42,7 @@ class MpegRun(NamedTuple):
     start: int
     end: int
     has_info: bool
-    """Whether the first frame tells how many there are."""
+    """Whether the first frame announces their number."""
 
 
 class _Frame(NamedTuple):
@@ -50,11 +50,11 @@ class _Frame(NamedTuple):
     format: tuple[int, int, int, bool]
     """Version, layer, rate, whether it is mono."""
     info_offset: int
-    """Where an Info frame has its name."""
+    """Offset of an Info frame's name."""
 
 
 def find_runs(content: FilePart, start: int) -> Iterator[MpegRun]:
-    """Find the runs of frames from a position on."""
+    """Find the runs of frames from `start` on."""
     frames = _Frames(content)
     first = frames.find(start)
     while first is not None:
@@ -81,10 +81,10 @@ def ends_with_frames(content: FilePart, start: int, end: int) -> bool:
 
 
 def _follow(frames: "_Frames", start: int) -> tuple[list[MpegRun], int | None]:
-    """Follow a run, which is two where the first frame announces fewer than there are.
+    """Follow a run; split it in two if the first frame announces too few frames.
 
     Returns:
-        The run, and where the next one starts.
+        The run or both, and the start of the next.
     """
     frame = frames.at(start)
     assert frame is not None
@@ -135,13 +135,13 @@ class _Frames:
         return self._chunk[offset : offset + size]
 
     def at(self, position: int) -> _Frame | None:
-        """Return the frame at a position; None if there is none, or not the whole of it."""
+        """Return the frame at a position; None if it is missing or incomplete."""
         head = self._bytes(position, 4)
         frame = _parse(head[1:]) if len(head) == 4 and head[0] == 0xFF else None
         return None if frame is None or position + frame.num_bytes > self._content.size else frame
 
     def has_successor(self, position: int, frame: _Frame) -> bool:
-        """Tell whether a frame of the same format, or the file's end, comes right after one."""
+        """Tell whether a frame of the same format, or the file's end, follows a frame."""
         position += frame.num_bytes
         following = self.at(position)
         if following is None:
@@ -149,7 +149,7 @@ class _Frames:
         return following.format == frame.format
 
     def info(self, position: int, frame: _Frame) -> tuple[bool, int]:
-        """Tell whether a frame is an Info frame, and how many frames it says come after it."""
+        """Tell whether a frame is an Info frame, and how many frames it announces."""
         if frame.format[1] != 3:
             return False, 0
         tag = self._bytes(position + frame.info_offset, 12)
@@ -158,7 +158,7 @@ class _Frames:
         return True, int.from_bytes(tag[8:])
 
     def find(self, position: int) -> int | None:
-        """Return where the next frame is that has a successor of its format; None if nowhere."""
+        """Return the position of the next frame with a successor; None if there is none."""
         while chunk := self._content.read_at(position, CHUNK_BYTES + 2):
             for match in SYNC.finditer(chunk):
                 place = position + match.start()

@@ -1,6 +1,6 @@
-"""NIST SPHERE files: where their samples end.
+"""NIST SPHERE files: find the end of the samples.
 
-libsndfile takes for samples all that follows the header.
+libsndfile reads all after the header as samples.
 """
 
 import re
@@ -15,11 +15,11 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
 
     Args:
         content: The file.
-        start: Where its header is.
+        start: Its header's start.
 
     Returns:
-        Where they end, twice, as nothing belongs to the file after them; None if the header does
-        not tell, or they are cut off.
+        Their end, twice, as the file ends with them; None if the header does not say or they are
+        cut off.
     """
     head = content.read_at(start, 1024)
     found = [re.search(rf"\n{name} -(?:i|s\d+) (\d+)".encode(), head) for name in _FIELDS]

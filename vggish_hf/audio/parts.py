@@ -1,4 +1,4 @@
-"""A part of an encoded file, read as if it were a file of its own."""
+"""Read a section of an encoded file as if it were a file."""
 
 import io
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 
 _TAG_BYTES = 128  # of ID3v1, at the end
 
-#: Bytes that are read at once where a file is searched.
+#: Bytes to read at once when searching a file.
 CHUNK_BYTES = 1 << 20
 
 
 class EncodedContent(io.BytesIO):
-    """A file's content, in which a damaged header may seek to before the start."""
+    """A file's content that ignores a seek before its start (damaged headers)."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move, or stay where there is nowhere to move to."""
@@ -27,10 +27,10 @@ class FilePart(io.RawIOBase):
 
     Args:
         file: The file.
-        start: Its first byte.
-        end: The byte after its last; None for the end of the file.
-        replaced: What to read in place of the file's bytes, by the byte's position in the part.
-        claimed_bytes: The size that seeking to the end pretends; None for the true one.
+        start: The first byte.
+        end: The byte after the last; None for the end of file.
+        replaced: Bytes to read instead of the file's, by their position in the section.
+        claimed_bytes: The size that seeking to the end reports; None for the true one.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class FilePart(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def tell(self) -> int:
-        """Return the position in the part."""
+        """Return the position, bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -74,10 +74,10 @@ class FilePart(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: "memoryview | bytearray", /) -> int:  # type: ignore[override]
-        """Fill a buffer as far as the part goes, and return the number of bytes."""
+        """Read into a buffer, up to the end; return the number of bytes."""
         content = self.read_at(self._position, len(buffer))
         if self._claimed_bytes is not None and self._position >= self.size:
-            # A decoder looks for a tag at the claimed end, and reads on to the true one.
+            # Decoders look for a tag at the claimed end and read to the true end.
             is_tag = self._position >= self._claimed_bytes - _TAG_BYTES
             content = bytes(min(len(buffer), _TAG_BYTES)) if is_tag else b""
         buffer[: len(content)] = content
@@ -85,7 +85,7 @@ class FilePart(io.RawIOBase):
         return len(content)
 
     def read_at(self, position: int, size: int) -> bytes:
-        """Return bytes from a position, fewer where the part ends."""
+        """Return bytes from a position, fewer at the end."""
         size = min(size, self.size - position)
         if size <= 0 or position < 0:
             return b""
@@ -97,12 +97,12 @@ class FilePart(io.RawIOBase):
         return content
 
     def find(self, needles: "tuple[bytes, ...]", start: int) -> int | None:
-        """Return where the first of some byte strings begins, from a position on; None if nowhere.
+        """Return where the first of the byte strings begins, from `start` on; None if absent.
 
-        Only what is searched at once is in memory.
+        Only the chunk being searched is in memory.
         """
         overlap = max(map(len, needles)) - 1
-        size = 1 << 12  # little where the next one is near, as in a file of thousands of small ones
+        size = 1 << 12  # small at first: a file may hold thousands of small files
         while chunk := self.read_at(start, size + overlap):
             found = [place for needle in needles if (place := chunk.find(needle)) >= 0]
             if found:

@@ -1,4 +1,4 @@
-"""A process that decodes, seen from its parent."""
+"""The parent's side of a decoder process."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from vggish_hf.audio.excerpts import Excerpt
 from vggish_hf.audio.limits import AudioError, AudioLimits, DecoderStartError
 from vggish_hf.audio.parts import EncodedContent
 
-# Of what a process that died said: its last line, up to so many characters.
+# An error quotes the last line of a dead process, up to so many characters.
 _MAX_STDERR_BYTES = 1 << 20
 _MAX_REASON_CHARACTERS = 200
 
@@ -32,7 +32,7 @@ _START_FAILED = (
 
 
 class DecoderProcess:
-    """A process that decodes one file after the other, seen from its parent."""
+    """The parent's side of a process that decodes one file after another."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
@@ -48,9 +48,9 @@ class DecoderProcess:
             raise DecoderStartError(_START_FAILED.format(error)) from error
         self._stdin = cast(BinaryIO, self._process.stdin)
         self._stdout = cast(BinaryIO, self._process.stdout)
-        #: Whether it waits for a file; while it does not, it cannot take another.
+        #: Whether it waits for a file; only then can it take one.
         self.is_idle = True
-        #: Kills it if it lives; so does dropping this object, and the interpreter's exit.
+        #: Kills it if alive, also when this object or the interpreter goes.
         self.end = weakref.finalize(self, _end, self._process, self._stderr)
         try:
             with self._exchange():
@@ -60,11 +60,11 @@ class DecoderProcess:
             raise DecoderStartError(_START_FAILED.format(error)) from error
 
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Tell whether it is alive."""
         return self._process.poll() is None
 
     def kill(self, reason: str) -> None:
-        """Kill it; whoever waits for it gets the reason."""
+        """Kill it; a waiting caller gets the reason."""
         self._kill_reason = reason
         self._process.kill()
         self._process.wait()
@@ -72,7 +72,7 @@ class DecoderProcess:
     def start(
         self, file: Path | EncodedContent, limits: AudioLimits, excerpt: Excerpt | None = None
     ) -> tuple[int, int]:
-        """Begin a file, or a part of it, and return its rate in Hz and the first sample."""
+        """Begin a file or an excerpt; return its rate in Hz and the first sample."""
         self.is_idle = False
         self._stderr.seek(0)  # the process shares the position
         self._stderr.truncate()
@@ -83,7 +83,7 @@ class DecoderProcess:
             return parse_rate(header, limits), parse_first_sample(header)
 
     def read_block(self, limits: AudioLimits) -> NDArray[np.float32] | None:
-        """Return the next block (time, channels), None behind the last."""
+        """Return the next block (time, channels), None after the last."""
         with self._exchange():
             header, content = _worker.receive(self._stdout, MAX_BLOCK_BYTES)
             self._raise_reported(header)
@@ -94,9 +94,9 @@ class DecoderProcess:
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """Bound the time that messages take, and say why a process does not answer."""
+        """Bound the time of an exchange, and say why a process does not answer."""
         expired = Event()
-        # Without a reference to this object, whose end would else wait for the timer's thread.
+        # The timer must not refer to this object, or it could not end before the timer.
         timer = Timer(self._timeout_seconds, _expire, (self._process, expired))
         timer.daemon = True
         timer.start()
@@ -136,10 +136,10 @@ class DecoderProcess:
 
 
 def parse_rate(header: dict[str, Any], limits: AudioLimits) -> int:
-    """Return the rate in Hz that the header of an answer holds.
+    """Return the rate in Hz from the header of an answer.
 
     Raises:
-        ValueError: It holds no rate, or one beyond the limits.
+        ValueError: It has no rate, or one beyond the limits.
     """
     sampling_rate = header.get("sampling_rate")
     if not isinstance(sampling_rate, int) or not 1 <= sampling_rate <= limits.max_sampling_rate:
@@ -148,10 +148,10 @@ def parse_rate(header: dict[str, Any], limits: AudioLimits) -> int:
 
 
 def parse_first_sample(header: dict[str, Any]) -> int:
-    """Return where the samples begin that the header of an answer announces.
+    """Return the position of the first sample from the header of an answer.
 
     Raises:
-        ValueError: It does not say.
+        ValueError: It has none.
     """
     first = header.get("first_sample")
     if not isinstance(first, int) or first < 0:
@@ -162,10 +162,10 @@ def parse_first_sample(header: dict[str, Any]) -> int:
 def parse_block(
     header: dict[str, Any], content: bytearray, limits: AudioLimits
 ) -> NDArray[np.float32]:
-    """Return the block (time, channels) that an answer holds.
+    """Return the block (time, channels) of an answer.
 
     Raises:
-        ValueError: It holds no block, or one of more channels than the limits allow.
+        ValueError: It has no block, or one with too many channels.
     """
     channels = header.get("channels")
     if not isinstance(channels, int) or not 1 <= channels <= limits.max_channels:
@@ -177,15 +177,15 @@ def parse_block(
 
 def _start_process(stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        # -P: else the script's folder, this package's, would hide modules of the same names.
+        # -P: otherwise the script's folder would hide modules of the same names.
         [sys.executable, "-P", _worker.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        # OpenBLAS maps memory for a thread of every core.
+        # OpenBLAS maps memory for one thread per core.
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        cwd="/",  # a file that is named without a folder shall not be found
-        start_new_session=True,  # Ctrl-C is the parent's matter
+        cwd="/",  # relative names must not be found
+        start_new_session=True,  # the parent handles Ctrl-C
     )
 
 
@@ -195,10 +195,10 @@ def _expire(process: "subprocess.Popen[bytes]", expired: Event) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> None:
-    # A fork has a copy of what it must not end, and does not: it is not the fork's child.
+    # In a fork this does nothing to the process, which is not the fork's child.
     process.kill()
     process.wait()
     for file in (process.stdin, process.stdout, stderr):
         if file is not None:
-            with suppress(OSError):  # what could not be written is lost
+            with suppress(OSError):  # unwritten bytes are lost
                 file.close()

@@ -1,4 +1,4 @@
-"""What the header of an uncompressed file announces, against what the file holds."""
+"""Compare the size in the header of an uncompressed file with the file's content."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from vggish_hf.audio.parts import CHUNK_BYTES, FilePart
 _MAX_CHUNKS = 10_000
 _CHUNK_NAME = re.compile(rb"[A-Za-z0-9 ._()\-]{4}")
 
-# Joined files.
+# Joined files
 _FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff")
 
 # What tools leave after the last chunk, besides chunks and tags.
@@ -19,12 +19,12 @@ _MAX_STRAY_BYTES = 4096
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _APE_FOOTER_BYTES, _ID3V1_BYTES = 32, 128
 
-#: Above it, a field of 32 bits cannot tell the size.
+#: The largest size that fits in a field of 32 bits.
 MAX_BYTES_OF_32_BITS = (1 << 32) - 1
 
 
 class SampleSize(NamedTuple):
-    """The field of a header that tells how many bytes the samples have."""
+    """The header field that holds the size of the samples in bytes."""
 
     kind: str
     field: int
@@ -33,7 +33,7 @@ class SampleSize(NamedTuple):
     """Its bytes."""
     byteorder: Literal["little", "big"]
     start: int
-    """Where the samples start, or what is counted before them."""
+    """Start of the samples, or of what the size also counts."""
     announced: int
     """The field's value."""
     has_chunks: bool
@@ -41,12 +41,12 @@ class SampleSize(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the samples end by the header."""
+        """The samples' end by the header."""
         return self.start + self.announced
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it has the value of those who cannot tell yet: pipes, and recorders that died."""
+        """Whether it is a placeholder, as from pipes and recorders that were stopped."""
         largest = (1 << 8 * self.width) - 1
         margin = (1 << 12) - 1
         return self.announced == 0 or any(
@@ -108,12 +108,12 @@ def _chunks(
             return
         size = int.from_bytes(head[4:], byteorder)
         yield _Chunk(head[:4], position + 4 + width, size)
-        # Only CAF, whose sizes have 8 bytes, does not fill odd chunks up.
+        # Only CAF, whose sizes have 8 bytes, does not pad odd chunks.
         position += 4 + width + size + (size & 1 if width == 4 else 0)
 
 
 def check_rest(content: FilePart, kind: str, position: int, end: int) -> None:
-    """Raise AudioError if what follows the last chunk of a kind of file may be audio."""
+    """Raise AudioError if the bytes after the last chunk may be audio."""
     if position < end and not _is_no_audio(content, position, end):
         raise AudioError(
             f"its {kind} header announces samples up to byte {position}, but {end - position} more "
@@ -122,30 +122,30 @@ def check_rest(content: FilePart, kind: str, position: int, end: int) -> None:
 
 
 def ends_with_chunks(content: FilePart, size: SampleSize, end: int) -> bool:
-    """Tell whether the samples, and the chunks after them, end where the file does."""
+    """Tell whether the samples and the chunks after them end with the file."""
     return end - 1 <= _after_chunks(content, size, end) <= end
 
 
 def correct_size(content: FilePart, size: SampleSize, end: int) -> dict[int, int]:
-    """Find the bytes of a header to replace, so that a decoder reads all samples.
+    """Find the header bytes to replace so that a decoder reads all samples.
 
     Args:
         content: The file.
         size: The header's field.
-        end: Where the stream ends, or what follows it.
+        end: The end of the stream or file.
 
     Returns:
-        The bytes by their positions; none where the decoder reads all samples as it is.
+        The bytes by position; empty if the decoder reads all samples as it is.
 
     Raises:
         AudioError: More follows than the header announces, and it is neither chunks nor tags.
     """
     rest = end - size.end
     if rest <= 0:
-        # libsndfile reads the others to the end of the file.
+        # libsndfile reads other kinds to the file's end.
         needs_correction = rest < 0 and size.is_unknown and size.kind in ("AU", "CAF", "RF64")
     elif size.is_unknown:
-        # A field that is full up cannot tell of more.
+        # A full field cannot hold a larger size.
         is_full = size.announced + _MAX_STRAY_BYTES > 1 << 8 * size.width
         has_stray_bytes = size.announced > 0 and not is_full and rest <= _MAX_STRAY_BYTES
         needs_correction = not has_stray_bytes and _after_chunks(content, size, end) == size.end
@@ -173,7 +173,7 @@ def correct_size(content: FilePart, size: SampleSize, end: int) -> dict[int, int
 
 
 def _after_chunks(content: FilePart, size: SampleSize, end: int) -> int:
-    """Return where the last whole chunk after the samples ends."""
+    """Return the end of the last whole chunk after the samples."""
     position = size.end
     if size.has_chunks:
         width = 8 if size.kind == "CAF" else 4
@@ -186,7 +186,7 @@ def _after_chunks(content: FilePart, size: SampleSize, end: int) -> int:
 
 
 def _is_no_audio(content: FilePart, position: int, end: int) -> bool:
-    """Tell whether what is left of a file is a tag, zeros, or a few bytes."""
+    """Tell whether the rest of a file is a tag, zeros or a few bytes."""
     if end - position <= _MAX_STRAY_BYTES or content.read_at(position, 8).startswith(_TAGS):
         return True
     footers = (_APE_FOOTER_BYTES, _ID3V1_BYTES)

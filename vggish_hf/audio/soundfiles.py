@@ -14,7 +14,7 @@ from vggish_hf.audio.limits import AudioError, AudioLimits, UnknownFormatError
 from vggish_hf.audio.parts import EncodedContent, FilePart
 from vggish_hf.audio.streams import Stream, open_stream
 
-# By what libsndfile calls them; FLAC compresses those of its own.
+# By libsndfile's names; FLAC compresses its samples.
 _SAMPLE_BYTES = {
     "ALAW": 1,
     "ULAW": 1,
@@ -27,17 +27,17 @@ _SAMPLE_BYTES = {
     "DOUBLE": 8,
 }
 
-# Of Ogg, whose pages are numbered by samples: what an editor may have cut from its first or last
-# packet, which has at most so many. Of a file that is cut off, the last page that is there counts.
+# Ogg pages are numbered by samples. An editor may cut up to so many samples, one packet, from the
+# start or the end. In a file that is cut off, the last page that exists counts.
 _MAX_TRIMMED_SAMPLES = 8192
 
 
 class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read from its start to its end, and never looked at by its name.
+    """A file that is read from start to end, and opened without its name.
 
-    libsndfile takes `._x.mp3` beside `x.mp3` for a part of it, and a name may be no UTF-8: it gets
-    an open file. Of a file that can seek, soundfile seeks to the position where it is after every
-    read; in MP3 that loses what the next frame borrows from those before it.
+    libsndfile reads `._x.mp3` as belonging to `x.mp3`, and a name need not be UTF-8, so it gets
+    an open file. If a file can seek, soundfile seeks to its own position after every read; in
+    MP3 that loses what the next frame needs of earlier frames.
     """
 
     _opened: BinaryIO | None = None
@@ -63,7 +63,7 @@ class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc]
 
 
 def open_sound(file: Path | EncodedContent, stream: Stream, limits: AudioLimits) -> RawAudio:
-    """Open with soundfile, to read it from its start to its end.
+    """Open with soundfile, to read from start to end.
 
     Raises:
         UnknownFormatError: As `open_sound_file`.
@@ -79,11 +79,11 @@ def open_sound_file(
     """Open with soundfile.
 
     Raises:
-        UnknownFormatError: It cannot open it, torchcodec may; the message is its reason.
-        AudioError: FFmpeg may not see it either, or it is beyond the limits.
+        UnknownFormatError: soundfile cannot open it, torchcodec may; with the reason.
+        AudioError: FFmpeg may not open it either, or it exceeds the limits.
     """
     try:
-        # libsndfile tells a format by content.
+        # libsndfile detects the format.
         sound = SequentialSoundFile(open_stream(file, stream))
     except (soundfile.SoundFileError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))

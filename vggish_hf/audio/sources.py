@@ -1,4 +1,4 @@
-"""Decode audio from a file, bytes or an array, in blocks, so that no length fills the memory."""
+"""Decode audio from a file, bytes or an array, in blocks, so that long audio fits in memory."""
 
 import math
 import os
@@ -28,8 +28,8 @@ from vggish_hf.audio.parts import EncodedContent
 
 AudioArray: TypeAlias = Tensor | np.ndarray[Any, Any]
 
-#: What can be decoded: the path of a file, an encoded file as bytes or as a binary file object, a
-#: pair of an array and its rate, or a row's value of a `datasets.Audio` column, decoded or not.
+#: Audio to decode: a path, an encoded file as bytes or a binary file object, a pair of an array
+#: and its rate, or a value of a `datasets.Audio` column, decoded or not.
 AudioSource: TypeAlias = (
     str
     | os.PathLike[str]
@@ -41,7 +41,7 @@ AudioSource: TypeAlias = (
     | Mapping[str, Any]
 )
 
-#: Endings of the files that a folder is searched for.
+#: Extensions of the files to find in a folder.
 AUDIO_EXTENSIONS = frozenset(
     f".{name}"
     for name in (
@@ -52,8 +52,8 @@ AUDIO_EXTENSIONS = frozenset(
 )
 
 
-#: The largest magnitude of a sample: music peaks at 1.5 to 4 where its encoder let it; the floats
-#: of 16 bits that were not divided by 32768 are far above.
+#: The largest magnitude of a sample: some music peaks at 1.5 to 4; 16-bit values that were not
+#: divided by 32768 are far above.
 MAX_MAGNITUDE = 64.0
 
 
@@ -63,34 +63,34 @@ class AudioStream(NamedTuple):
     sampling_rate: int
     """Hz."""
     blocks: Iterator[Tensor]
-    """Consecutive parts (time,) of the clip, on the CPU, float32 (float64 from a float64 array),
-    its channels averaged; at least one sample in all. Reading them may raise AudioError."""
+    """Consecutive blocks (time,) of a clip, on the CPU, float32 (float64 from a float64 array),
+    channels averaged; at least one sample in all. Reading them may raise AudioError."""
 
 
-#: Opens a clip; what it raises is the clip's fault.
+#: Opens a clip; if it raises, the clip failed.
 Decoder: TypeAlias = Callable[[Any], AudioStream]
 
 
 def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> AudioStream:
     """Open a clip for decoding in blocks of at most twenty seconds and 16 MiB.
 
-    WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows are decoded by soundfile; other
-    containers (m4a, mp4, webm) by torchcodec where the extra `video` is installed, five minutes at
-    once: where such a container rounds its time stamps (mkv, webm), up to one codec frame may be
+    soundfile decodes WAV, FLAC, OGG, MP3, AIFF and all else that libsndfile knows; torchcodec
+    decodes other containers (m4a, mp4, webm) if the extra `video` is installed, five minutes at
+    once. If such a container rounds its time stamps (mkv, webm), up to one codec frame may be
     lost or repeated every five minutes.
 
     Args:
         source: A path, bytes, a binary file object (read to its end at once), an array with its
             rate (`(array, rate)` or `{"array": ..., "sampling_rate": ...}`, the array (time,) or
-            (channels, time)), or a row's value of a `datasets.Audio` column, decoded or not.
-        limits: What encoded audio may be at most; arrays are not limited.
+            (channels, time)), or a value of a `datasets.Audio` column, decoded or not.
+        limits: Limits of encoded audio; arrays have none.
 
     Raises:
         FileNotFoundError: There is no file at the path.
-        AudioError: The file's format or content cannot be decoded, or is beyond the limits. Reading
-            the blocks raises it too, also for samples that are not finite or far beyond [-1, 1].
-        ValueError: The array's shape, dtype or rate makes no clip.
-        TypeError: The source is none of the above.
+        AudioError: The file cannot be decoded or exceeds the limits. Reading the blocks raises it
+            too, also for samples that are not finite or far beyond [-1, 1].
+        ValueError: The array's shape, dtype or rate is invalid.
+        TypeError: The source has another type.
     """
     encoded = find_encoded(source)
     if encoded is None:
@@ -101,11 +101,11 @@ def open_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> Aud
 def open_excerpt(
     source: str | os.PathLike[str], excerpt: Excerpt, limits: AudioLimits = DEFAULT_LIMITS
 ) -> AudioStream:
-    """Open a part of an audio file, see `Excerpt`; what comes before it need not be decoded.
+    """Open an excerpt of an audio file, see `Excerpt`, without decoding what comes before.
 
     Raises:
         FileNotFoundError: There is no file at the path.
-        AudioError: As for `open_audio`.
+        AudioError: See `open_audio`.
     """
     return mix_to_mono(read_excerpt(_check_file(Path(source)), excerpt, limits), limits)
 
@@ -114,15 +114,15 @@ def load_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> tup
     """Decode a whole clip.
 
     Args:
-        source: As for `open_audio`.
-        limits: As for `open_audio`.
+        source: See `open_audio`.
+        limits: See `open_audio`.
 
     Returns:
-        The waveform (time,), float32 (float64 from a float64 array), its channels averaged as the
-        reference does, and its rate in Hz.
+        The waveform (time,), float32 (float64 from a float64 array), channels averaged as in the
+        reference, and its rate in Hz.
 
     Raises:
-        AudioError: And what else `open_audio` raises.
+        AudioError: Or others, see `open_audio`.
 
     Example:
         >>> waveform, sampling_rate = load_audio((torch.zeros(2, 8000), 16_000))
@@ -134,12 +134,12 @@ def load_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> tup
 
 
 def find_encoded(source: Any) -> Path | EncodedContent | None:
-    """Return the encoded file that a source is; None for one that is decoded, or none at all.
+    """Return the encoded file of a source; None if it is decoded or has another type.
 
     Raises:
         FileNotFoundError: There is no file at the path.
         PermissionError: It may not be read.
-        AudioError: What is at the path is no file.
+        AudioError: The path is not a regular file.
     """
     match source:
         case str() | os.PathLike():
@@ -154,7 +154,7 @@ def find_encoded(source: Any) -> Path | EncodedContent | None:
             return _check_file(Path(name))
     if is_decoder(source):
         return find_encoded(encoded) if (encoded := find_encoded_row(source)) else None
-    # Whole: an exception cannot pass through libsndfile, which would take it for the file's end.
+    # Read it whole: libsndfile would treat an exception as the end of the file.
     if hasattr(source, "read") and isinstance(content := source.read(), bytes):
         return EncodedContent(content)
     return None
@@ -165,12 +165,12 @@ def _check_file(path: Path) -> Path:
         raise FileNotFoundError(f"No such audio file: {str(path)!r}")
     if not path.is_file():
         raise AudioError(f"Not a regular file: {str(path)!r}")
-    path.open("rb").close()  # raises PermissionError, of which libsndfile says "System error"
+    path.open("rb").close()  # raises PermissionError; libsndfile says "System error"
     return path
 
 
 def mix_to_mono(raw: RawAudio, limits: AudioLimits) -> AudioStream:
-    """Average a clip's channels; reading it raises AudioError for wrong samples or too many."""
+    """Average a clip's channels; reading raises AudioError for wrong or too many samples."""
     return AudioStream(raw.sampling_rate, _mix(raw, limits))
 
 
@@ -226,7 +226,7 @@ def _open_decoded(source: Any, limits: AudioLimits) -> AudioStream:
 def _open_array(array: AudioArray, rate: Any) -> AudioStream:
     sampling_rate = _to_whole_rate(rate)
     if isinstance(array, np.ndarray):
-        # torch refuses negative strides and foreign byte orders, and warns of read-only memory
+        # torch refuses negative strides and foreign byte orders, warns of read-only memory
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     waveform = torch.as_tensor(array).detach()
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
@@ -262,10 +262,10 @@ def _mix_array(blocks: tuple[Tensor, ...], dtype: torch.dtype, rate: int) -> Ite
 
 
 def _to_whole_rate(rate: Any) -> int:
-    """Make an int of a rate that is a number, a scalar of NumPy or a tensor of one element.
+    """Make an int of a rate: a number, a NumPy scalar or a tensor of one element.
 
     Raises:
-        ValueError: It is no positive whole number.
+        ValueError: It is not a positive whole number.
     """
     value = rate
     if isinstance(rate, (Tensor, np.ndarray, np.generic)) and np.prod(rate.shape) == 1:

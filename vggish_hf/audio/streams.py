@@ -1,6 +1,6 @@
-"""The audio streams of a file: files that were joined end to end hold several.
+"""Find the audio streams of a file: files that were joined end to end hold several.
 
-Decoders stop where the first one ends, or take the header of the next one for samples.
+Decoders stop at the end of the first, or read the next header as samples.
 """
 
 import re
@@ -15,7 +15,7 @@ from vggish_hf.audio.containers import skip_id3
 from vggish_hf.audio.limits import AudioError
 from vggish_hf.audio.parts import EncodedContent, FilePart
 
-# What each kind of stream begins with: bytes to search for, and what must be there.
+# How each kind of stream begins: a pattern to match, and bytes to search for.
 _WAV = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE", re.DOTALL)
 _AIFF = re.compile(rb"FORM....AIF[FC]", re.DOTALL)
 _AU = re.compile(rb"\.snd\0\0...{4}\0\0\0[\x01-\x1d]\0[\0-\x0b]..\0\0\0[\x01-\x20]", re.DOTALL)
@@ -47,10 +47,10 @@ _NEEDLES: dict[re.Pattern[bytes], tuple[bytes, ...]] = {
 }
 _NEEDLE_OFFSETS = {_MP4: 4}
 _HEAD_BYTES = 32
-# Kinds that may follow one another; the others may hold files of these kinds, and are followed by
-# their own kind alone.
+# These kinds may follow one another. Others may contain files of these kinds, so only their own
+# kind may follow them.
 _PLAIN = (_WAV, _AIFF, _AU, _CAF, _W64, _VOC, _NIST, _FLAC, _OGG)
-# Kinds whose decoder takes what follows the samples for more of them.
+# Kinds whose decoder reads what follows the samples as samples.
 _ENDLESS = {
     _VOC: ("VOC", voc.find_ends),
     _W64: ("W64", w64.find_ends),
@@ -63,14 +63,14 @@ _MPEG_CLAIM = 64
 
 
 class Stream(NamedTuple):
-    """A part of a file that a decoder can read from its start to its end."""
+    """A section of a file that a decoder can read from start to end."""
 
     start: int
     end: int
     replaced: Mapping[int, int] = {}
     """Bytes of its header to correct, by their position in it."""
     claimed_bytes: int | None = None
-    """The size to pretend, where a decoder would derive too small a number of samples from it."""
+    """The size to report, if the decoder derives too few samples from the true size."""
     max_samples: int | None = None
     """How many samples to ask the decoder for; None for all."""
 
@@ -84,7 +84,7 @@ def find_streams(file: Path | EncodedContent) -> Generator[Stream, None, None]:
     position: int | None = 0
     count = 0
     while position is not None:
-        # Nothing is open while the streams are read.
+        # Close the file while the streams are read.
         with closing(FilePart(file)) as content:
             streams, position = _streams_at(content, position)
         count += len(streams)
@@ -94,7 +94,7 @@ def find_streams(file: Path | EncodedContent) -> Generator[Stream, None, None]:
 
 
 def open_stream(file: Path | EncodedContent, stream: Stream) -> Path | BinaryIO:
-    """Return what a decoder reads: the file itself where it can, which is the fastest."""
+    """Return what the decoder reads: the file itself if possible, as that is fastest."""
     is_whole = stream.start == 0 and stream.end == _file_size(file)
     if is_whole and not stream.replaced and stream.claimed_bytes is None:
         return file if isinstance(file, Path) else EncodedContent(file.getvalue())  # no copy
@@ -114,7 +114,7 @@ def _file_size(file: Path | EncodedContent) -> int:
 
 
 def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | None]:
-    """Find the stream at a position, or those of MPEG audio, and where the next one is."""
+    """Find the stream at a position (several for MPEG audio) and the next position."""
     start = skip_id3(content, position)
     head = content.read_at(start, _HEAD_BYTES)
     kind = next((kind for kind in _NEEDLES if kind.match(head)), None)
@@ -126,13 +126,13 @@ def _streams_at(content: FilePart, position: int) -> tuple[list[Stream], int | N
     is_whole = size is not None and sizes.ends_with_chunks(content, size, content.size)
     following = None
     if size is not None and content.size - start > sizes.MAX_BYTES_OF_32_BITS and not is_whole:
-        sizes.correct_size(content, size, content.size)  # raises before gigabytes are searched
+        sizes.correct_size(content, size, content.size)  # raises early: a search takes long
     if kind is not None and not is_whole:
         following = _find_next(content, _skip_first_pages(content, start), kind)
     end = content.size if following is None else following
     replaced = {} if size is None else sizes.correct_size(content, size, end)
     if size is not None and not size.has_chunks and not size.is_unknown:
-        end = min(end, size.end)  # of AU, some decoders take what follows for samples
+        end = min(end, size.end)  # some AU decoders read what follows as samples
     if kind in (_FLAC, _OGG) and mpeg.ends_with_frames(content, start, end):
         raise AudioError("MP3 data follow its FLAC or Ogg data, and are not read; split the file")
     stream = Stream(
@@ -159,7 +159,7 @@ def _mpeg_streams(content: FilePart, start: int) -> tuple[list[Stream], int | No
 def _stream_up_to_samples(
     content: FilePart, start: int, kind: re.Pattern[bytes]
 ) -> tuple[list[Stream], int | None]:
-    """Find a stream that ends where its samples do: its decoder takes what follows for more."""
+    """Find a stream that ends with its samples: its decoder reads what follows as samples."""
     name, find_ends = _ENDLESS[kind]
     ends = find_ends(content, start)
     is_whole = ends is not None and ends[1] == content.size
@@ -170,13 +170,13 @@ def _stream_up_to_samples(
     sound_end, last_end = ends
     sizes.check_rest(content, name, last_end, end)
     end = min(end, sound_end)
-    # Of VOC libsndfile leaves out the last byte, which may be missing.
+    # libsndfile drops the last byte of VOC, which may be missing.
     claimed_bytes = end + 1 - start if kind is _VOC else None
     return [Stream(start, end, claimed_bytes=claimed_bytes)], following
 
 
 def _find_next(content: FilePart, start: int, kind: re.Pattern[bytes]) -> int | None:
-    """Return where the next stream begins that may follow one of a kind; None if nowhere."""
+    """Return the start of the next stream that may follow this kind; None if no more."""
     kinds = _PLAIN if kind in _PLAIN else (kind,)
     needles = tuple(needle for other in kinds for needle in _NEEDLES[other])
     offset = _NEEDLE_OFFSETS.get(kind, 0)
@@ -189,7 +189,7 @@ def _find_next(content: FilePart, start: int, kind: re.Pattern[bytes]) -> int | 
 
 
 def _skip_first_pages(content: FilePart, start: int) -> int:
-    """Return a position after a head; in Ogg, after the heads of all that it multiplexes."""
+    """Return a position after the header; in Ogg, after those of all multiplexed streams."""
     position = start
     while _OGG.match(head := content.read_at(position, 27)) and len(head) == 27:
         lengths = content.read_at(position + 27, head[26])

@@ -1,7 +1,7 @@
-"""Creative Voice files (VOC): where their samples end.
+"""Creative Voice files (VOC): find the end of the samples.
 
-libsndfile reads one block of samples, takes compressed ones for plain ones, and what follows the
-block for samples too, all but the last byte.
+libsndfile reads one block of samples, compressed ones as plain, and what follows the block as
+samples too, except the last byte.
 """
 
 from vggish_hf.audio.limits import AudioError
@@ -9,7 +9,7 @@ from vggish_hf.audio.parts import FilePart
 
 _TERMINATOR, _SOUND, _MARKER, _TEXT, _STEREO, _LARGE_SOUND = 0, 1, 4, 5, 8, 9
 _LAST_TYPE = 9
-# Where a block has its codec; that of plain samples is 0. Of the large ones libsndfile checks it.
+# Offset of a block's codec, 0 for plain samples. libsndfile checks that of large blocks.
 _CODEC_OFFSETS = {_SOUND: 5, _STEREO: 6}
 
 _MAX_BLOCKS = 10_000
@@ -21,10 +21,10 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
 
     Args:
         content: The file.
-        start: Where its header is.
+        start: Its header's start.
 
     Returns:
-        Where the block ends, and where the last block does; None if there is none.
+        The ends of that block and of the last block; None if there is none.
 
     Raises:
         AudioError: There are several, or they are compressed.
@@ -50,7 +50,7 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
                 raise AudioError(
                     f"its VOC samples are compressed (codec {head[codec_at]}); {_WAY_OUT}"
                 )
-        is_stereo = kind == _STEREO  # whose codec counts in place of the next block's
+        is_stereo = kind == _STEREO  # its codec replaces the next block's
         position += 4 + int.from_bytes(head[1:4], "little")
         if kind in (_SOUND, _LARGE_SOUND):
             sound_end = position

@@ -1,12 +1,12 @@
-"""Sony Wave64 files (W64): where their samples end.
+"""Sony Wave64 files (W64): find the end of the samples.
 
-libsndfile takes for samples all that follows where they start.
+libsndfile reads all after their start as samples.
 """
 
 from vggish_hf.audio.parts import FilePart
 
-# Each name of a chunk, and each size of 8 bytes, counts its own 24 bytes; chunks start at
-# multiples of 8. Names are four letters and one of two endings.
+# A chunk's size, 8 bytes, includes the 24 bytes of name and size; chunks start at multiples of 8.
+# Names are four letters and one of two endings.
 _HEAD_BYTES = 24
 _ALIGNMENT = 8
 _DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\0\xc0\x4f\x8e\xdb\x8a"
@@ -20,11 +20,11 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
 
     Args:
         content: The file.
-        start: Where its header is.
+        start: Its header's start.
 
     Returns:
-        Where they end, and where the last chunk does; None if the header does not tell, as that of
-        those who cannot tell yet: pipes, and recorders that died.
+        The ends of the samples and of the last chunk; None if the header does not say, as from
+        pipes and recorders that were stopped.
     """
     position = end = start + _FIRST_CHUNK
     sound_end: int | None = None

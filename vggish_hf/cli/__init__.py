@@ -39,7 +39,7 @@ _OPTIONS = {
     "pipeline": "model",
 }
 
-# As a shell says of a command that SIGPIPE has ended.
+# A shell's exit code after SIGPIPE.
 _UNREAD = 128 + 13
 
 _EPILOG = """\
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where some inputs failed, 2 for a usage error, 130 after an interrupt,
-        141 where nobody reads the output any more (`| head`), 143 after SIGTERM where a command
+        141 if the output's reader has closed it (`| head`), 143 after SIGTERM if a command
         handles it.
     """
     open_missing_streams()
@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if argv is None:
-            # What is imported lives as long as this process: to search all of it for garbage again
-            # and again, and once more at the end, takes longer than to embed a short clip.
+            # Imports live as long as this process: searching them for garbage again and again
+            # takes longer than embedding a short clip.
             gc.freeze()
         with naming_flags(_flags(parser)):
             code = args.run(args)
@@ -119,7 +119,7 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """What a user's input may raise; asked for when something was raised."""
+    """Errors that a user's input may raise; called after an error."""
     errors: tuple[type[Exception], ...] = (ValueError, OSError, ImportError)
     if "vggish_hf.audio" in sys.modules:
         from vggish_hf.audio import DecoderStartError

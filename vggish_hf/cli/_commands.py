@@ -1,4 +1,4 @@
-"""Commands whose modules are imported when they are asked for: most of them need torch."""
+"""Commands whose modules are imported on use: most of them need torch."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a long command: it puts in order what it must, and ends soon."""
+"""Handle Ctrl-C and SIGTERM in a long command: it cleans up and ends soon."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-# What is put in order takes far less, unless a thread waits for a store that does not answer.
+# Cleanup takes far less, unless a thread waits for a store that does not answer.
 _SECONDS = 5.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Ending:
-    """What an interrupted command says in the end, whether or not it gets to its own end."""
+    """The last message of an interrupted command, also if it is killed."""
 
     def __init__(self) -> None:
         self.message: Callable[[], str] | None = None
@@ -43,10 +43,10 @@ class Ending:
 def ending_soon() -> Iterator[Ending]:
     """Raise `Interrupted` in the block at SIGINT or SIGTERM; at the second of them, exit at once.
 
-    Where the block has not ended five seconds later, the process ends as if it were killed, which
-    no command's output minds; also where the block waits in a library, which keeps Python from
-    handling the signal. Outside the main thread, where Python knows no signals, nothing is
-    different.
+    If the block has not ended five seconds later, the process ends as if killed, which is safe
+    for every command's output; also if the block waits in a library, which keeps Python from
+    handling the signal. Outside the main thread, where Python handles no signals, this does
+    nothing.
     """
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():

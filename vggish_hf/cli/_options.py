@@ -51,9 +51,9 @@ _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: object) -> str:
-    r"""A text as a terminal may show it: what would move the cursor or hide text is escaped.
+    r"""Escape what would move a terminal's cursor or hide text.
 
-    For whatever comes from a file: its name, an id, an error that quotes it.
+    For all text from a file: its name, an id, an error that quotes it.
 
     Example:
         >>> printable("a\x1b[2Jb\n\u202egnp.wav")
@@ -70,8 +70,8 @@ def printable(text: object) -> str:
 def open_missing_streams() -> None:
     """Give a process that was started without standard streams (`2>&-`) ones that lead nowhere.
 
-    Without them the next file that is opened would get the stream's number, and with it whatever
-    libraries print there.
+    Otherwise the next open file would get the stream's number, and all that libraries print
+    there.
     """
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -83,17 +83,17 @@ def open_missing_streams() -> None:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line for whoever still listens: that nobody does (`| head`) does not fail a job.
+    """Print a line; a closed output (`| head`) does not fail a job.
 
     Args:
-        text: The line, of which `printable` has made what comes from files.
+        text: The line; pass text from files through `printable`.
         file: Where to; without it, the standard output.
     """
     stream = sys.stdout if file is None else file
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # What is left in the buffer would be written, and fail, once more at the end.
+        # The rest of the buffer would be written, and fail, again at the exit.
         with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
             os.dup2(nowhere.fileno(), stream.fileno())
 

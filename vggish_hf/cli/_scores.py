@@ -1,4 +1,4 @@
-"""Tables of scores: a row a clip, a column a class; whole or not at all."""
+"""Tables of scores: one row per clip, one column per class; atomic."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ def check_scores_file(path: Path) -> None:
 def open_scores(
     path: Path, classes: Sequence[str], provenance: dict[str, Any]
 ) -> Iterator[WriteScores]:
-    """Open a table of scores, which is at its place once the context has ended.
+    """Open a table of scores; the file appears when the context ends.
 
     Args:
         path: The file, `.csv` or `.parquet`.

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or full: what a command makes counts, not who listens."""
+"""Handle closed or full standard streams: they do not fail a command."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class _LossyFile(io.FileIO):
-    """A file that may fail to take what is written, which is then lost."""
+    """A file that drops what it cannot write."""
 
     def write(self, content: Any) -> int:
         try:
@@ -19,7 +19,7 @@ class _LossyFile(io.FileIO):
 
 
 def keep_going_without_listeners() -> None:
-    """Let nothing fail because the process's standard error is closed or full."""
+    """Ignore a standard error that is closed or full."""
     file = io.BufferedWriter(_LossyFile(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(
         file, sys.stderr.encoding, errors="backslashreplace", line_buffering=True
@@ -45,6 +45,6 @@ def flush_output() -> None:
 
 
 def discard_output() -> None:
-    """Let what the standard output still holds lead nowhere, or its flush at the exit fails."""
+    """Discard what the standard output still holds, or its flush at exit fails."""
     with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

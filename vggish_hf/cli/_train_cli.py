@@ -51,7 +51,7 @@ _PATHS = frozenset(
     )
 )
 
-# The beginnings of messages that jsonargparse wraps around those that say what is wrong.
+# How messages begin that jsonargparse wraps around the real error.
 _WRAPPINGS = (
     "Parser key",
     "Does not validate",
@@ -146,7 +146,7 @@ class TrainCLI(LightningCLI):  # type: ignore[misc] # untyped
 
 
 class ScoreLines(pl.Callback):  # type: ignore[misc] # untyped
-    """Prints a line of scores an epoch, and one of the test's."""
+    """Prints one line of scores per epoch and for the test."""
 
     def __init__(self) -> None:
         self._is_validated = False
@@ -172,7 +172,7 @@ class ScoreLines(pl.Callback):  # type: ignore[misc] # untyped
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
     ) -> None:
-        # In every process, because to read them may be to reduce them.
+        # In every process, because reading may reduce them.
         scores = trainer.callback_metrics
         shown = [
             f"{name} {scores[name]:.4g}"
@@ -180,7 +180,7 @@ class ScoreLines(pl.Callback):  # type: ignore[misc] # untyped
             for name in scores
             if name.startswith(prefix)
         ]
-        with suppress(OSError):  # that nobody listens any more does not end the training
+        with suppress(OSError):  # a closed output does not end the training
             pl_module.print(f"{title}: {', '.join(shown)}")
         flush_output()
 
@@ -207,10 +207,10 @@ def with_absolute_paths(config: Namespace) -> Namespace:
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Hold back messages that help no user, and shorten errors of a user's to one line.
+    """Hide useless messages, and shorten a user's errors to one line.
 
     Raises:
-        ValueError: What jsonargparse or Lightning refuses, with the reason alone.
+        ValueError: jsonargparse or Lightning raised an error; its reason alone.
     """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(_is_useful)

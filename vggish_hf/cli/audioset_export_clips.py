@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_split(name: str, split: "ClipSplit", where: str) -> None:
-    """Print what was written and what was not: of many, some, and where the others are listed."""
+    """Print what was written and what was not; of many, some and the list's place."""
     for path, reason in split.skipped[:_SHOWN]:
         say(f"skipped: {printable(path)}: {reason}", sys.stderr)
     if len(split.skipped) > _SHOWN:

@@ -234,7 +234,7 @@ def _find_clips(args: argparse.Namespace) -> list[Clip]:
     output = os.path.abspath(args.output)
 
     def note(path: str, reason: str) -> None:
-        # An output of an earlier run that lies among the inputs is no news.
+        # Do not report an earlier run's output among the inputs.
         place = os.path.abspath(path)
         if place != output and not place.startswith(os.path.join(output, "")):
             say(f"skipped: {printable(path)}: {reason}", sys.stderr)

@@ -138,7 +138,7 @@ def _note_skipped(path: str, reason: str) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Find out before the work whether its results can be written."""
+    """Check before the work that its results can be written."""
     if args.save_stats is not None and args.save_stats.suffix != ".npz":
         raise ValueError(f"Expected --save-stats to end in .npz, got {str(args.save_stats)!r}")
     json_path = None if args.json in (None, "-") else Path(args.json)
@@ -211,7 +211,7 @@ def _columns(rows: Sequence[Sequence[str]], alignments: str) -> Iterator[str]:
 
 
 def _figures(values: Sequence[float | None]) -> list[str]:
-    """Write numbers of four digits one below the other, their decimal points in one column."""
+    """Format numbers to four digits, their decimal points in one column."""
     texts = ["" if value is None else f"{value:.4g}" for value in values]
     ends = [len(text.partition(".")[0].partition("e")[0]) for text in texts]
     left = [

@@ -13,7 +13,7 @@ from vggish_hf.modeling import onednn
 from vggish_hf.modeling.inference import why_not_packed
 from vggish_hf.pipeline import VGGishPipeline
 
-# What a classifier's config says of it; the rest is how it was trained.
+# A classifier's description in its config; the rest is about training.
 _OF_A_CLASSIFIER = ("classifier_type", "task", "classes", "head", "postprocess", "embedding_size")
 
 

@@ -125,9 +125,9 @@ def run(args: argparse.Namespace) -> int:
     scored = 0
     with (
         closing(found),
-        decoders,  # which end before the threads that wait for them
+        decoders,  # end before the threads that wait for them
         suppress(_NothingClassifiedError),
-        # Lines and a bar would stand in each other's way.
+        # Lines and a bar would overwrite each other.
         tqdm(total=len(clips), unit="clip", disable=None if output else True) as progress,
         _open_output(output, classifier, provenance, args.top) as write,
     ):
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _NothingClassifiedError(Exception):
-    """No clip has scores: the output, and one that is there, stay as they are."""
+    """No clip has scores: an existing output stays unchanged."""
 
 
 def _sha256(path: Path | None) -> str | None:
@@ -170,7 +170,7 @@ def _note_skipped(path: str, reason: str) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print a warning as a line of the command's."""
+    """Print each warning as one line."""
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         yield

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(folder: Path) -> None:
-    """Load what the folder holds, a model or a classifier, or raise what is wrong with it."""
+    """Load the folder's model or classifier; raise an error if it is invalid."""
     config = hub.find_folder(folder, (hub.CONFIG_NAME,)) / hub.CONFIG_NAME
     if "classifier_type" in read_json(config):
         from vggish_hf.lightning import VGGishClassifier

@@ -84,7 +84,7 @@ def _find_config(name: str) -> str:
 
 
 def _check(cli: "TrainCLI") -> None:
-    """Find out before the training what would go wrong after it.
+    """Check before training what would fail after it.
 
     Raises:
         ValueError: Something would.

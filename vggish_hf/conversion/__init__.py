@@ -1,4 +1,4 @@
-"""The official and the ported checkpoints, converted exactly and without TensorFlow."""
+"""Convert official and ported checkpoints exactly, without TensorFlow."""
 
 from vggish_hf.conversion.convert import ConvertedCheckpoint as ConvertedCheckpoint
 from vggish_hf.conversion.convert import convert_checkpoint as convert_checkpoint

@@ -1,4 +1,4 @@
-"""From a checkpoint of another implementation to a model folder, dict to dict."""
+"""Convert a checkpoint of another implementation to a model folder."""
 
 import hashlib
 import tempfile
@@ -57,8 +57,8 @@ class ConvertedCheckpoint:
     Args:
         model: The model, with its weights.
         origin: The implementation that wrote the file.
-        left_out: What the file holds besides the network, a line each.
-        is_google: Whether this is the model as Google published it: both files are those, byte for
+        left_out: Other contents of the file, one line each.
+        is_google: Whether this is the model as Google published it: both files match byte for
             byte, and no activation was added.
     """
 
@@ -74,19 +74,19 @@ def convert_checkpoint(
     pca: str | Path | None = None,
     embedding_activation: Activation = "none",
 ) -> ConvertedCheckpoint:
-    """Read a checkpoint of any implementation, told by its content, not by its name.
+    """Read a checkpoint of any implementation, detected by content, not by name.
 
     Args:
         source: A TensorFlow V1 or V2 checkpoint, torchvggish's `.pth` or torchaudio's `.pt`; their
             tensors, or this package's, in a safetensors file, or in a folder with
             `model.safetensors` or `pytorch_model.bin`.
         pca: The post-processor's parameters, the original `.npz` or torchvggish's `.pth`.
-        embedding_activation: The activation behind the last layer. The original has none; the
-            torch ports apply a ReLU in code, which no checkpoint tells.
+        embedding_activation: The activation after the last layer. The original has none; the
+            torch ports apply a ReLU in code, which no checkpoint shows.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is damaged, or not of these kinds, or its values are not finite; the
+        ValueError: A file is damaged or of another kind, or its values are not finite; the
             message says what it lacks.
     """
     path = find_weights(Path(source))
@@ -118,7 +118,7 @@ def convert_checkpoint(
 
 
 def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
-    """Read the network's tensors under our names, and a line for each other thing in the file."""
+    """Read the network's tensors under our names, and one line for each other entry."""
     convert: Callable[[Any], Tensor] = from_torch
     if is_checkpoint(path):
         found: dict[str, Any] = dict(read_checkpoint(path))
@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
     check_dimensions({ours: shapes[theirs] for theirs, ours in names.items()})
     if origin == "vggish_hf" and found.keys() >= set(_POSTPROCESSOR):
         names = names | {name: name for name in _POSTPROCESSOR}
-    # Popped, so that the memory of one is free before the next is converted.
+    # Pop each, to free its memory before the next is converted.
     tensors = {ours: convert(found.pop(theirs)) for theirs, ours in names.items()}
     return origin, tensors, tuple(f"{name} {shapes[name]}" for name in sorted(found))
 
@@ -155,7 +155,7 @@ def _build(config: VGGishConfig, tensors: dict[str, Tensor], path: Path) -> VGGi
     with torch.device("meta"):
         model = VGGishModel(config)
     assign_strictly(model, tensors, str(path))
-    # The extremes of a tensor with a NaN are NaN, and take no memory to find.
+    # The extremes of a tensor with a NaN are NaN, and need no memory.
     extremes = {name: torch.stack(torch.aminmax(tensor)) for name, tensor in tensors.items()}
     damaged = [name for name, pair in extremes.items() if not pair.isfinite().all()]
     if damaged:
@@ -179,8 +179,8 @@ def save_converted(
 
     Args:
         converted: What to write.
-        folder: The folder; made if need be.
-        overwrite: Whether the model in a folder that is not empty is replaced; other files stay.
+        folder: The folder; made if missing.
+        overwrite: Whether to replace the model in a folder that is not empty; other files stay.
 
     Raises:
         FileExistsError: The folder exists and is not empty.
@@ -200,7 +200,7 @@ def save_converted(
             content.replace(folder)
             return
         # An empty folder may be a mount point or somebody's working directory: it must stay.
-        # The config goes first and comes last, so that a folder with a config is whole.
+        # Remove the config first and add it last: a folder with a config is whole.
         folder.joinpath(hub.CONFIG_NAME).unlink(missing_ok=True)
         for path in sorted(content.iterdir(), key=lambda path: path.name == hub.CONFIG_NAME):
             path.replace(folder / path.name)
@@ -219,7 +219,7 @@ def convert_google(embedding_activation: Activation = "none") -> ConvertedCheckp
     """Fetch the published checkpoint and its PCA, verify both and read them.
 
     Raises:
-        ValueError: What came has another SHA-256.
+        ValueError: It has another SHA-256.
         OSError: The server cannot be reached.
     """
     with _lock():
@@ -233,7 +233,7 @@ def _convert_google(embedding_activation: Activation) -> ConvertedCheckpoint:
 
 
 def _lock() -> FileLock:
-    """What one process at a time holds: two that fetch would write into the same file."""
+    """Let one process fetch at a time: two would write into the same file."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / ".lock")
@@ -246,8 +246,8 @@ def google_folder(local_files_only: bool = False) -> Path:
         local_files_only: Do not make it.
 
     Raises:
-        FileNotFoundError: It is not there, and was not to be made.
-        ValueError: What came has another SHA-256.
+        FileNotFoundError: It is missing, and must not be made.
+        ValueError: It has another SHA-256.
         OSError: The server cannot be reached.
     """
     folder = cache_folder() / f"google-{GOOGLE_CHECKPOINT.sha256[:8]}"
@@ -259,13 +259,13 @@ def google_folder(local_files_only: bool = False) -> Path:
             f"without local_files_only and HF_HUB_OFFLINE. {_WAYS_OUT}"
         )
     with _lock():
-        if not folder.is_dir():  # still: another process may have made it meanwhile
+        if not folder.is_dir():  # another process may have made it meanwhile
             try:
                 converted = _convert_google("none")
             except OSError as error:
                 error.add_note(_WAYS_OUT)
                 raise
             save_converted(converted, folder)
-            # 291 MB that nobody needs again
+            # 291 MB, not needed again
             cache_folder().joinpath(GOOGLE_CHECKPOINT.name).unlink(missing_ok=True)
     return folder

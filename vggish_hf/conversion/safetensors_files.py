@@ -9,13 +9,13 @@ import safetensors.torch
 #: The files of weights that a folder may have, by preference.
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 
-# Eight bytes tell how long the header is, a JSON object; safetensors reads none that is longer.
+# Eight bytes hold the size of the header, a JSON object; safetensors reads at most this size.
 _SIZE_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 
 
 def find_weights(path: Path) -> Path:
-    """Return the file of weights in a folder; a path that is no folder as it is.
+    """Return the file of weights in a folder; other paths unchanged.
 
     Raises:
         ValueError: The folder has none.
@@ -32,7 +32,7 @@ def find_weights(path: Path) -> Path:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell by content whether a file is of safetensors."""
+    """Tell by content whether it is a safetensors file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The published checkpoints: where they lie, what they must hash to, and how they are fetched."""
+"""The published checkpoints: their addresses, their hashes, and how to fetch them."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ GOOGLE_PCA = PublishedFile(
 
 
 def cache_folder() -> Path:
-    """Where fetched files lie: `VGGISH_HF_CACHE`, or a folder beside the Hub's cache."""
+    """Folder of fetched files: `VGGISH_HF_CACHE`, or one beside the Hub's cache."""
     if chosen := os.environ.get("VGGISH_HF_CACHE"):
         return Path(chosen)
     from huggingface_hub.constants import HF_ASSETS_CACHE
@@ -52,18 +52,18 @@ def cache_folder() -> Path:
 
 
 def fetch(file: PublishedFile, folder: Path) -> Path:
-    """Fetch a published file unless it is there, going on where an earlier try stopped.
+    """Fetch a published file unless it is there; resume an interrupted download.
 
     Args:
         file: What to fetch.
-        folder: Where to put it; made if need be.
+        folder: Where to put it; made if missing.
 
     Returns:
         Its path; the content has the pinned SHA-256.
 
     Raises:
-        ValueError: What came has another size or SHA-256; it is thrown away.
-        OSError: The server cannot be reached, refuses or breaks off; what came so far is kept.
+        ValueError: The download has another size or SHA-256; it is deleted.
+        OSError: The server cannot be reached, refuses or breaks off; the download is kept.
     """
     path = folder / file.name
     if path.is_file() and _sha256(path) == file.sha256:
@@ -96,7 +96,7 @@ def _sha256(path: Path) -> str:
 
 
 def _append(file: PublishedFile, part: Path) -> None:
-    """Fetch what `part` lacks; where the server sends more than it should, not much of that."""
+    """Fetch what `part` lacks; stop soon if the server sends too much."""
     from tqdm import tqdm
 
     with part.open("ab") as output:

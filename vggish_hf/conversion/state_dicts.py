@@ -1,4 +1,4 @@
-"""The names that other implementations gave the network's tensors, and the way to ours."""
+"""Map the tensor names of other implementations to ours."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -57,10 +57,10 @@ NAMES: Mapping[Origin, dict[str, str]] = {
 
 
 def recognize(names: Iterable[str]) -> Origin:
-    """Tell by the tensors' names whose checkpoint it is; it may hold others besides.
+    """Find the implementation by the tensors' names; extra tensors are allowed.
 
     Raises:
-        ValueError: No implementation's names are all there; the message lists the missing ones of
+        ValueError: No implementation's names are complete; the message lists those missing from
             the most likely one.
     """
     found = set(names)
@@ -78,7 +78,7 @@ def recognize(names: Iterable[str]) -> Origin:
 
 
 def find_prefix(names: Iterable[str]) -> str:
-    """Return what a module around the network put before the names of its tensors, or nothing.
+    """Return the prefix that an outer module adds to the tensors' names, or nothing.
 
     Example:
         >>> find_prefix(["model.conv1.weight", "head.weight"]), find_prefix(["conv1.weight"])
@@ -95,7 +95,7 @@ def find_prefix(names: Iterable[str]) -> str:
 
 
 def check_dimensions(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check how many dimensions the network's tensors have, which no implementation changes.
+    """Check the tensors' numbers of dimensions, the same in all implementations.
 
     Args:
         shapes: Our name of each tensor, and its shape in any order.
@@ -116,8 +116,8 @@ def from_tensorflow(variable: NDArray[Any]) -> Tensor:
         variable: A convolution's (height, width, in, out), a linear layer's (in, out), or a bias.
 
     Returns:
-        (out, in, height, width), (out, in) or the bias, in memory of its own: the variable may be
-        an unaligned view of a larger block.
+        (out, in, height, width), (out, in) or the bias, copied: the variable may be an unaligned
+        view of a larger block.
 
     Raises:
         ValueError: It has another number of dimensions.
@@ -129,13 +129,13 @@ def from_tensorflow(variable: NDArray[Any]) -> Tensor:
 
 
 def from_torch(value: object) -> Tensor:
-    """Take what a torch file holds under a tensor's name.
+    """Copy a tensor from a torch file.
 
     Returns:
-        The tensor, contiguous, in memory of its own: two in a file may share theirs.
+        The tensor, contiguous, copied: two in a file may share memory.
 
     Raises:
-        ValueError: It is no dense tensor, or one that repeats fewer values than it claims.
+        ValueError: It is not a dense tensor, or has fewer values than it claims.
     """
     if (
         not isinstance(value, Tensor)
@@ -148,9 +148,9 @@ def from_torch(value: object) -> Tensor:
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], *, postprocessor: bool) -> VGGishConfig:
-    """Tell the sizes of the layers from the shapes of the tensors.
+    """Infer the sizes of the layers from the shapes of the tensors.
 
-    Whether they fit each other is for the load to say, which lists every tensor.
+    The load checks whether they fit each other, and lists every tensor.
 
     Args:
         shapes: Our name of each tensor, and its shape in torch's order.

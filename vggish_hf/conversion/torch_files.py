@@ -1,4 +1,4 @@
-"""Read what torch or numpy saved, without running what a pickle asks for."""
+"""Read files of torch or numpy, without running code in a pickle."""
 
 import re
 import zipfile
@@ -13,7 +13,7 @@ from torch import Tensor
 from vggish_hf.conversion.state_dicts import from_torch
 
 _ZIP_MAGIC = b"PK\x03\x04"
-# How torch began its files before it saved zips: a pickled number.
+# How torch files began before torch saved zips: a pickled number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 _PCA_NAMES = ("pca_eigen_vectors", "pca_means")
@@ -32,19 +32,19 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     """Read the dict that torch saved, of tensors or numpy arrays.
 
     Args:
-        path: The file, a zip or of the format before.
+        path: The file, a zip or the older format.
 
     Raises:
-        ValueError: The file is damaged, holds no dict, or needs more than tensors and arrays.
+        ValueError: The file is damaged, not a dict, or needs more than tensors and arrays.
     """
     try:
         _check_stored(path)
-        # Leaving the context takes away what was allowed before, too.
+        # Leaving the context also removes what was allowed before.
         allowed = torch.serialization.get_safe_globals()
         added = [kind for kind in _array_types() if kind not in allowed]
         with torch.serialization.safe_globals(added):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may provoke any of them
+    except Exception as error:  # a damaged pickle may raise any of them
         raise ValueError(f"torch cannot read {str(path)!r}: {_reason(error)}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
@@ -66,7 +66,7 @@ def _check_stored(path: Path) -> None:
 
 
 def _array_types() -> list[Any]:
-    """What the pickle of a numpy array asks for, by the module's old and new name."""
+    """The types in a numpy array's pickle, by the module's old and new name."""
     reconstruct = np.empty(0).__reduce__()[0]
     return [
         (reconstruct, "numpy.core.multiarray._reconstruct"),
@@ -89,7 +89,7 @@ def load_pca(path: Path) -> tuple[Tensor, Tensor]:
     """Read the post-processor's parameters: the original .npz, or torchvggish's .pth.
 
     Args:
-        path: The file; its content tells which it is.
+        path: The file; its kind is read from content.
 
     Returns:
         The eigenvectors (size, size) and the means (size,), float32, which holds the published
@@ -97,7 +97,7 @@ def load_pca(path: Path) -> tuple[Tensor, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is neither, or its shapes or values make no PCA.
+        ValueError: The file is neither, or its shapes or values are invalid.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a PCA as .npz or .pth, there is no file {str(path)!r}")
@@ -118,7 +118,7 @@ def load_pca(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _load_npz(path: Path) -> Mapping[str, Any]:
-    """Read the two arrays of an .npz; nothing if it is something else."""
+    """Read the two arrays of an .npz; nothing if it is another file."""
     if not zipfile.is_zipfile(path):
         return {}
     try:
@@ -130,7 +130,7 @@ def _load_npz(path: Path) -> Mapping[str, Any]:
             raise ValueError("it unpacks to more than 16 MiB")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in _PCA_NAMES}
-    except Exception as error:  # a damaged zip may provoke any of them
+    except Exception as error:  # a damaged zip may raise any of them
         raise ValueError(f"numpy cannot read {str(path)!r}: {_reason(error)}") from error
 
 

@@ -34,25 +34,25 @@ class AudioFolderDataModule(ClipDataModule):
             `slice_file_name`.
         label_column: The name of its column of classes: `category`, and `class`.
         fold_column: The name of its column of folds.
-        audio_folder: The folder that a table's paths begin in, where it is not the table's own. It
+        audio_folder: The folder of a table's paths, if it is not the table's own. It
             may name columns: `ESC-50/audio`, and `UrbanSound8K/audio/fold{fold}`.
-        clip_seconds: Learn from so much of a file at a time: a random crop, another one each time.
-            Without it, as much as in evaluation.
+        clip_seconds: Train on random crops of this length, a new one each time.
+            Default: as much as in evaluation.
         max_seconds: How much of a file is used in validation and test, from its start; it bounds
             the memory of a batch.
         fold_pattern: A regular expression with one group, searched for in each file's name: the
             group is the file's fold, as `r"^(\d)-"` for ESC-50.
         validation_folds: The folds that are held out for validation.
         test_folds: The folds to test with.
-        validation_fraction: Where no `validation_folds` are named: how much of the clips that are
-            not for the test is held out, drawn evenly over the classes; 0 for nothing. One clip of
-            each class always stays to learn from.
+        validation_fraction: Without `validation_folds`: the fraction of the clips outside the
+            test folds to hold out, drawn evenly over the classes; 0 for nothing. One clip of
+            each class always stays for training.
         seed: Decides which files are held out.
         batch_size: Clips in a batch.
         num_workers: Processes of each loader, which decode; 0 for none.
         balanced_sampling: See `ClipDataModule`.
-        isolated: Whether files are decoded in processes of their own, so that a file that breaks a
-            decoder is an error with its name, and no death of a worker: for untrusted audio.
+        isolated: Whether to decode files in separate processes, for untrusted audio: a file that
+            breaks a decoder raises an error with its name, and no worker dies.
 
     Attributes:
         classes: The classes, sorted.

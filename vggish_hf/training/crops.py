@@ -1,4 +1,4 @@
-"""Decode a part of a file, and little more."""
+"""Decode an excerpt of a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vggish_hf.audio import AudioError, AudioStream, Excerpt, open_excerpt
 
-#: Opens a part of a file.
+#: Opens an excerpt.
 ExcerptOpener: TypeAlias = Callable[[Path, Excerpt], AudioStream]
 
 
@@ -21,7 +21,7 @@ def load_start(
     Args:
         path: The file, of any format that `vggish_hf.audio.open_audio` knows.
         seconds: The most that is returned.
-        open_part: Opens the part; the `open_excerpt` of `IsolatedDecoders` for untrusted audio.
+        open_part: Opens it; the `open_excerpt` of `IsolatedDecoders` for untrusted audio.
 
     Returns:
         The waveform (time,), float32, its channels averaged, and its rate in Hz.
@@ -36,17 +36,17 @@ def load_start(
 def load_random_crop(
     path: Path, seconds: float, max_seconds: float, open_part: ExcerptOpener = open_excerpt
 ) -> tuple[Tensor, int]:
-    """Decode a part of a file, at a place that torch's generator draws.
+    """Decode an excerpt at a random place, drawn by torch's generator.
 
-    Only that part is decoded, from anywhere in the file. Where that is not possible (formats that
-    only FFmpeg opens, joined files, files shorter than their header says) it is taken from the
+    Only the excerpt is decoded, anywhere in the file. If that is impossible (formats that only
+    FFmpeg opens, joined files, files shorter than their header says), it is taken from the
     beginning.
 
     Args:
         path: The file.
-        seconds: The part's length; a file that is shorter is returned whole.
+        seconds: The excerpt's length; a shorter file is returned whole.
         max_seconds: How much counts as the beginning.
-        open_part: As for `load_start`.
+        open_part: See `load_start`.
 
     Returns:
         As `load_start`.
