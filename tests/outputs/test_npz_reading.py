@@ -69,7 +69,7 @@ GOOD = {
         ({"embedding": np.zeros((2, 70_000), np.uint8)}, r"`embedding` is \(2, 70000\)"),
         ({"embedding": np.zeros((3, 2)).T}, "in Fortran's order"),
         ({"vggish_hf": np.array("{")}, "property name"),
-        ({"vggish_hf": np.array("[" * 9000)}, "nested more than 32 deep"),
+        ({"vggish_hf": np.array("[" * 9000 + "]" * 9000)}, "nested more than 32 deep"),
     ],
 )
 def test_what_does_not_fit(change, message, tmp_path):
