@@ -31,9 +31,6 @@ from vggish_hf.distributed.cluster import (
 )
 from vggish_hf.outputs.folder import EmbeddingFolder
 
-# One cluster at a time: two would only take turns on the machine.
-pytestmark = pytest.mark.xdist_group("ray")
-
 AUDIO = TESTS / "data" / "audio_cases"
 NODES = 2
 ENVIRONMENT = {
