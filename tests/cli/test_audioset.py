@@ -39,15 +39,15 @@ def run(monkeypatch, tmp_path, capsys):
 def test_export_and_embed(run, csv, audio, tmp_path, small_model_folder):
     code, out, err = run("export-clips", csv, audio, "-o", "clips")
     assert code == 1
-    assert out == "eval: 2 clips in clips/clips/eval-*.parquet; 1 left out\n"
-    assert err.startswith(f"left out: {IDS[1]}: ")
+    assert out == "eval: 2 clips in clips/clips/eval-*.parquet; 1 failed\n"
+    assert err.startswith(f"failed: {IDS[1]}: ")
     assert "Format not recognised" in err
-    assert (tmp_path / "clips" / "left_out_clips_eval.csv").read_text().count("\n") == 2
+    assert (tmp_path / "clips" / "failed_clips_eval.csv").read_text().count("\n") == 2
 
     code, out, err = run("embed", "clips", "-o", "out", "--model", small_model_folder)
     assert (code, err) == (0, "")
     assert out == (
-        "eval: 2 clips in out/eval/*.tfrecord and out/embeddings/eval-*.parquet; 0 left out\n"
+        "eval: 2 clips in out/eval/*.tfrecord and out/embeddings/eval-*.parquet; 0 failed\n"
     )
     dataset = load_dataset("out", "embeddings", split="eval", cache_dir=str(tmp_path / "cache"))
     assert [len(row) for row in dataset["embedding"]] == [4, 4]
@@ -58,7 +58,7 @@ def test_embed_audio_with_its_csv(run, csv, audio, small_model_folder):
     code, out, err = run("embed", audio, "-o", "out", *options, "--workers", "1")
     assert code == 1
     assert out.startswith("mine: 2 clips in out/mine/*.tfrecord")
-    assert err.startswith(f"left out: {IDS[1]}: ")
+    assert err.startswith(f"failed: {IDS[1]}: ")
 
 
 def test_export_pushes(run, csv, audio, tmp_path, hub, monkeypatch):
@@ -79,13 +79,13 @@ def test_of_many_some_are_printed(run, tmp_path):
     audio = write_folder(tmp_path / "audio", {f"{ids[0]}.wav": SPEECH})
     code, out, err = run("export-clips", csv, audio, "-o", "clips")
     assert code == 1
-    assert out.endswith("; 29 left out\n")
+    assert out.endswith("; 29 failed\n")
     lines = err.splitlines()
     assert len(lines) == 21
     assert lines[0] == (
-        f"left out: {ids[1]}: there is no file of it, or only one that is named for other times"
+        f"failed: {ids[1]}: there is no file of it, or only one that is named for other times"
     )
-    assert lines[20] == "left out: 9 more, see clips/left_out_clips_eval.csv"
+    assert lines[20] == "failed: 9 more, see clips/failed_clips_eval.csv"
 
 
 def test_what_matches_nothing_is_printed(run, csv, audio, tmp_path):
@@ -108,7 +108,7 @@ def test_a_folder_that_holds_an_archive(run, tmp_path, small_model_folder):
     folder.mkdir()
     write_tar(folder / "bal_train.tar", {f"bal_train/{IDS[0]}.wav": SPEECH})
     code, out, _ = run("export-clips", csv, folder, "-o", "clips")
-    assert (code, out) == (0, "bal_train: 1 clips in clips/clips/bal_train-*.parquet; 0 left out\n")
+    assert (code, out) == (0, "bal_train: 1 clips in clips/clips/bal_train-*.parquet; 0 failed\n")
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_convert_warns_of_the_ports_relu(tmp_path, capsys, tiny_model_folder):
     assert main(["convert", str(tmp_path / "port.pth"), "-o", str(tmp_path / "a")]) == 0
     captured = capsys.readouterr()
     assert "torchvggish applies a ReLU" in captured.err
-    assert "left out: extra.scale (2,)" in captured.out
+    assert "skipped: extra.scale (2,)" in captured.out
     chosen = ["--embedding-activation", "relu"]
     assert main(["convert", str(tmp_path / "port.pth"), "-o", str(tmp_path / "b"), *chosen]) == 0
     assert "ReLU" not in capsys.readouterr().err

@@ -247,7 +247,7 @@ class TestLeftOut:
     def test_the_command_lists_them(self, checkpoint, tmp_path, capsys):
         path = checkpoint({"global_step": np.array(7, np.int64)})
         assert main(["convert", str(path), "-o", str(tmp_path / "out")]) == 0
-        assert "left out: global_step ()\n" in capsys.readouterr().out
+        assert "skipped: global_step ()\n" in capsys.readouterr().out
 
 
 class TestPca:

@@ -26,7 +26,7 @@ _MAX_TAGS = 100
 
 
 def skip_id3(content: FilePart, start: int) -> int:
-    """Return the end of the ID3 tags at a position; the position if there are none."""
+    """Return the end of the ID3 tags at a position, or the position itself."""
     for _ in range(_MAX_TAGS):
         if (end := _find_id3_end(content, start)) is None:
             break
@@ -35,7 +35,7 @@ def skip_id3(content: FilePart, start: int) -> int:
 
 
 def _find_id3_end(content: FilePart, start: int) -> int | None:
-    """Return the end of the ID3v2 tag at a position; None if there is none."""
+    """Return the end of the ID3v2 tag at a position, or None."""
     tag = content.read_at(start, 10)
     if len(tag) < 10 or not tag.startswith(b"ID3"):
         return None

@@ -158,7 +158,7 @@ class _Frames:
         return True, int.from_bytes(tag[8:])
 
     def find(self, position: int) -> int | None:
-        """Return the position of the next frame with a successor; None if there is none."""
+        """Return the position of the next frame with a successor, or None."""
         while chunk := self._content.read_at(position, CHUNK_BYTES + 2):
             for match in SYNC.finditer(chunk):
                 place = position + match.start()

@@ -24,7 +24,7 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
         start: Its header's start.
 
     Returns:
-        The ends of that block and of the last block; None if there is none.
+        The ends of that block and of the last block, or None.
 
     Raises:
         AudioError: There are several, or they are compressed.

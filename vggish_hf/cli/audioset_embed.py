@@ -19,7 +19,7 @@ then, anywhere:
 
 After an interruption run the same command to resume.
 
-exit code: 0 all clips embedded, 1 some were left out (DIR/left_out_embeddings_SPLIT.csv lists
+exit code: 0 all clips embedded, 1 some failed (DIR/failed_embeddings_SPLIT.csv lists
 them), 2 a usage error
 """
 

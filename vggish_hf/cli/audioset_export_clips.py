@@ -25,7 +25,7 @@ then, anywhere:
 
 After an interruption run the same command to resume.
 
-exit code: 0 all clips of the CSV exported, 1 some were left out (DIR/left_out_clips_SPLIT.csv lists
+exit code: 0 all clips of the CSV exported, 1 some failed (DIR/failed_clips_SPLIT.csv lists
 them), 2 a usage error
 """
 _SHOWN = 20
@@ -94,7 +94,7 @@ def print_split(name: str, split: "ClipSplit", where: str) -> None:
     if split.unmatched.count:
         say(str(split.unmatched), sys.stderr)
     for entry in split.left_out[:_SHOWN]:
-        say(f"left out: {printable(in_flags(': '.join(filter(None, entry))))}", sys.stderr)
+        say(f"failed: {printable(in_flags(': '.join(filter(None, entry))))}", sys.stderr)
     if len(split.left_out) > _SHOWN:
-        say(f"left out: {len(split.left_out) - _SHOWN} more, see {split.report}", sys.stderr)
-    say(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} left out")
+        say(f"failed: {len(split.left_out) - _SHOWN} more, see {split.report}", sys.stderr)
+    say(f"{name}: {split.clips} clips in {where}; {len(split.left_out)} failed")

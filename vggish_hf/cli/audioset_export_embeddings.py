@@ -18,7 +18,7 @@ then, anywhere:
 
 After an interruption run the same command to resume.
 
-exit code: 0 all records exported, 1 some were left out, 2 a usage error or a damaged source
+exit code: 0 all records exported, 1 some were skipped, 2 a usage error or a damaged source
 """
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     left_out = 0
     for name, split in exported.items():
         for shard, count in split.skipped.items():
-            say(f"left out: {count} damaged in {shard}", sys.stderr)
+            say(f"skipped: {count} damaged in {shard}", sys.stderr)
             left_out += count
         say(f"{name}: {split.records} records in {args.output / CONFIG}/{name}-*.parquet")
     if args.push:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         converted = convert_checkpoint(args.source, pca=args.pca, embedding_activation=activation)
     save_converted(converted, args.output, overwrite=args.force)
     for line in converted.left_out:
-        say(f"left out: {line}")
+        say(f"skipped: {line}")
     if converted.origin in ("torchvggish", "torchaudio") and args.embedding_activation is None:
         say(
             f"warning: {converted.origin} applies a ReLU to the embeddings, which the original "

@@ -97,7 +97,7 @@ def test_failed_clips_are_listed(csv, folder, tmp_path):
     done = export_clips(csv, folder, tmp_path / "out")
     assert done.clips == 2
     assert [entry.video_id for entry in done.left_out] == [IDS[3], IDS[2]]
-    assert done.report == tmp_path / "out" / "left_out_clips_eval.csv"
+    assert done.report == tmp_path / "out" / "failed_clips_eval.csv"
     lines = done.report.read_text().splitlines()
     assert lines[0] == "video_id,reason"
     assert [line.split(",")[0] for line in lines[1:]] == [IDS[3], IDS[2]]

@@ -239,7 +239,7 @@ class TestCommand:
         assert capsys.readouterr().err.startswith(f"vggish-hf: error: {path}, byte 0: ")
         assert main([*command, "--errors", "skip"]) == 1
         captured = capsys.readouterr()
-        assert captured.err == f"left out: 1 damaged in {path}\n"
+        assert captured.err == f"skipped: 1 damaged in {path}\n"
         assert captured.out.startswith("bal_train: 14 records in ")
 
     # The client's own upload by LFS passes its file to httpx in a deprecated way.

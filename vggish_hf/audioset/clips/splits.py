@@ -92,7 +92,7 @@ def write_split(
     finished = [writer.finished[shard] for shard in range(shards)]
     left_out = [*index.left_out]
     left_out += (LeftOut(*entry) for shard in finished for entry in shard.notes["left_out"])
-    report = folder / f"left_out_{config}_{split}.csv"
+    report = folder / f"failed_{config}_{split}.csv"
     with unfinished_file(report) as unfinished:
         write_left_out(unfinished, left_out)
     add_to_card(folder, config, [split], about)
