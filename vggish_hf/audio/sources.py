@@ -66,6 +66,10 @@ class AudioStream(NamedTuple):
     """Consecutive blocks (time,) of a clip, on the CPU, float32 (float64 from a float64 array),
     channels averaged; at least one sample in all. Reading them may raise AudioError."""
 
+    def read(self) -> tuple[Tensor, int]:
+        """Return the whole waveform (time,) and its rate in Hz."""
+        return torch.cat(list(self.blocks)), self.sampling_rate
+
 
 #: Opens a clip; if it raises, the clip failed.
 Decoder: TypeAlias = Callable[[Any], AudioStream]
@@ -129,8 +133,7 @@ def load_audio(source: AudioSource, limits: AudioLimits = DEFAULT_LIMITS) -> tup
         >>> waveform.shape, sampling_rate
         (torch.Size([8000]), 16000)
     """
-    stream = open_audio(source, limits)
-    return torch.cat(list(stream.blocks)), stream.sampling_rate
+    return open_audio(source, limits).read()
 
 
 def find_encoded(source: Any) -> Path | EncodedContent | None:

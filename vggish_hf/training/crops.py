@@ -61,7 +61,6 @@ def load_random_crop(
 
 def _load(path: Path, excerpt: Excerpt, open_part: ExcerptOpener) -> tuple[Tensor, int]:
     try:
-        stream = open_part(path, excerpt)
-        return torch.cat(list(stream.blocks)), stream.sampling_rate
+        return open_part(path, excerpt).read()
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error

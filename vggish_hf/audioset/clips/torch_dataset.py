@@ -106,8 +106,7 @@ class AudioSetClipsDataset(torch.utils.data.Dataset[AudioClip]):
     def _decode(self, row: dict[str, Any]) -> tuple[Tensor, int]:
         try:
             decode = open_audio if self._decoders is None else self._decoders.here().open
-            stream = decode(row["audio"])
-            waveform, sampling_rate = torch.cat(list(stream.blocks)), stream.sampling_rate
+            waveform, sampling_rate = decode(row["audio"]).read()
         except AudioError as error:
             raise AudioError(f"{row['video_id']}: {error}") from error
         if self.sampling_rate is not None:
