@@ -1,10 +1,15 @@
-"""Run a script in several processes that form a group, as distributed training does."""
+"""Processes: of a group that trains, and those that decode."""
 
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import soundfile
 
 # Else torch may abort the process when it exits.
 EPILOGUE = """
@@ -52,3 +57,15 @@ def run_processes(script: str, *args: object, count: int = 2) -> list[str]:
         for process in processes:
             process.kill()
     return outputs
+
+
+@contextmanager
+def only_decoders_of_their_own() -> Iterator[None]:
+    """Fail if this process decodes a file, and not a separate one."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("decoded in this process")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soundfile.SoundFile, "__init__", refuse)
+        yield

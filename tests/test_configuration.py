@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+from fuzzing import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,7 +146,7 @@ JSON_VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("cls", [VGGishConfig, VGGishFeatureConfig])
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=cases(200, quick=50), deadline=None, derandomize=True)
 @given(data=st.data())
 def test_whatever_a_file_says_is_a_small_config_or_one_error(cls, data):
     names = [field.name for field in dataclasses.fields(cls)]

@@ -367,6 +367,7 @@ class TestWriting:
         assert hub.files("org/name", repo_type="dataset") == expected
         assert hub.requests.count(("PUT", "/lfs")) == 1
 
+    @pytest.mark.slow
     def test_a_datasets_round_trip(self, hub: HubServer, tmp_path: Path) -> None:
         hub.lfs = (".parquet",)  # `push_to_hub` deletes its files before it commits them
         script = """

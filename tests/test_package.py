@@ -200,6 +200,7 @@ def test_classes_are_pickled_by_their_modules():
     assert config == vggish_hf.VGGishConfig()
 
 
+@pytest.mark.slow
 def test_modules_are_attributes_without_an_import():
     done = run("import vggish_hf; print(vggish_hf.audio.AudioLimits().max_channels)")
     assert done.stdout == "32\n", done.stderr

@@ -115,7 +115,7 @@ class TestConfusion:
         assert len(texts) == 6
         draw(figure)
 
-    @pytest.mark.parametrize("count", [40, 41, 527])
+    @pytest.mark.parametrize("count", [pytest.param(40, marks=pytest.mark.slow), 41, 527])
     def test_names_only_where_there_is_room(self, count):
         classes = [f"class {i}" for i in range(count)]
         figure = draw_confusion(torch.eye(count), classes, "")

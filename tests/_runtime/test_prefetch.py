@@ -271,6 +271,7 @@ for part in parts:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_many_consumers_of_random_habits():
     def consume(seed):
         habits = random.Random(seed)

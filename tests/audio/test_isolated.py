@@ -287,6 +287,7 @@ def test_processes_are_as_many_as_streams_and_serve_again(decoders, long_file, l
     assert decoder_pids() == pids
 
 
+@pytest.mark.slow
 def test_many_threads(decoders):
     sources = [path for path in FILES if path.suffix == ".wav"] * 8
     expected = {path: outcome(open_audio, path) for path in sources}

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from folders import TESTS
+from fuzzing import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -548,7 +549,7 @@ def test_damaged_content_gives_one_line_of_reason(content):
 HEADS = [encoded(noise(400), 8000, *kind) for kind in FORMATS if kind[0] != "MP3"]
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=cases(200, quick=50))
 @given(
     st.sampled_from(HEADS),
     st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0, 1, 127, 128, 255])), max_size=6),

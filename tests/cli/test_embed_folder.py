@@ -71,6 +71,7 @@ def test_it_opens_by_load_dataset(embed, files):
     assert sorted(dataset["id"]) == sorted(f"clips/{name}" for name in files for _ in range(2))
 
 
+@pytest.mark.slow
 def test_all_kinds_of_inputs(embed, files, tmp_path, capsys):
     write_tar(tmp_path / "shard.tar", {**files, "../../escape.wav": b"RIFF", "a.json": b"{}"})
     column = pa.array([{"bytes": content, "path": name} for name, content in files.items()])

@@ -113,6 +113,7 @@ def test_json(fad, folders, expected, capsys, tmp_path):
     assert printed.keys() == found.keys()
 
 
+@pytest.mark.slow
 def test_statistics_and_embeddings_need_no_model(fad, folders, expected, capsys, tmp_path):
     real = tmp_path / "real.npz"
     assert fad(folders / "real", folders / "fake", "--save-stats", real) == 0

@@ -118,6 +118,7 @@ class TestDemo:
         for name, value in backbone.state_dict().items():
             assert torch.equal(model.state_dict()[name], value), name
 
+    @pytest.mark.slow
     def test_its_config_gives_the_same_again(self, sounds, tmp_path, here):
         once, again = tmp_path / "once", tmp_path / "again"
         arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--output", str(once)]
@@ -275,6 +276,7 @@ class TestFinetune:
         assert config["data"]["init_args"]["balanced_sampling"] is True
 
 
+@pytest.mark.slow
 def test_what_is_saved_does_not_depend_on_the_working_folder(sounds, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(sounds.parent)
     arguments = ["--config", "finetune", "--trainer.max_epochs", "1", "--data.source", sounds.name]
@@ -301,6 +303,7 @@ def test_a_checkpoint_is_gone_on_with(sounds, tmp_path, here, capsys):
     assert "error: Expected a checkpoint of this classifier: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_of_the_output(sounds, tmp_path, here, capsys):
     output = tmp_path / "mine"
     arguments = [*ONE_EPOCH, "--data.source", str(sounds), "--trainer.callbacks+=ModelCheckpoint"]

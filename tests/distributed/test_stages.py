@@ -45,7 +45,7 @@ def read(pipeline, clips):
 
 
 @pytest.mark.parametrize("postprocess", ["none", "uint8"])
-@pytest.mark.parametrize("block_examples", [4096, 12])
+@pytest.mark.parametrize("block_examples", [pytest.param(4096, marks=pytest.mark.slow), 12])
 def test_the_same_as_one_machine(
     pipeline, small_model_folder, tmp_path, monkeypatch, postprocess, block_examples
 ):

@@ -209,6 +209,7 @@ def test_an_output_folder_that_holds_an_input_is_refused(pipeline, clips, tmp_pa
 # Two jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "out",
     [

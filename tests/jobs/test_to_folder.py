@@ -218,6 +218,7 @@ def test_provenance(pipeline):
 # What may happen
 
 
+@pytest.mark.slow
 def test_files_that_cannot_grow(pipeline, clips, tmp_path):
     out = tmp_path / "out"
     embed_to_folder(pipeline, clips[:2], out, part_clips=2)
@@ -291,7 +292,14 @@ def check_rows(pipeline, clips, out):
         assert np.allclose(rows[clip.id], pipeline(clip.path).embeddings, **TOLERANCE)
 
 
-@pytest.mark.parametrize("changed", [[1], [0, 1], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [1],
+        pytest.param([0, 1], marks=pytest.mark.slow),
+        pytest.param([0, 1, 2, 3, 4], marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("part_clips", [2, 1, 5])
 def test_a_changed_file_is_embedded_again(pipeline, clips, tmp_path, changed, part_clips):
     out = tmp_path / "out"

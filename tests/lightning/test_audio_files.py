@@ -89,7 +89,12 @@ def test_batches(extractor, batch_size):
 
 @pytest.mark.parametrize(
     ("world_size", "num_workers"),
-    [(1, 2), (3, 0), (2, 1), pytest.param(20, 0, marks=pytest.mark.slow)],
+    [
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        (2, 1),
+        pytest.param(20, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_each_file_has_one_reader(extractor, world_size, num_workers):
     readers = []
@@ -226,7 +231,9 @@ def test_it_needs_a_trainer_and_an_extractor():
         data.predict_dataloader()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64]
+)
 def test_the_module_says_which_examples(small_model_folder, dtype):
     pipe = VGGishPipeline.from_pretrained(
         small_model_folder, padding="tail", example_hop_seconds=0.48, dtype=dtype

@@ -307,6 +307,7 @@ def test_sources_that_are_refused(folder, table):
         AudioFolderDataModule(folder)
 
 
+@pytest.mark.slow
 def test_esc10(shared):
     data = AudioFolderDataModule(
         shared / "data/esc10",
@@ -349,7 +350,7 @@ def test_files_may_be_decoded_in_processes_of_their_own(folder, clip_seconds):
     assert torch.equal(clip["waveform"], expected["waveform"])
 
 
-@pytest.mark.parametrize("clip_seconds", [None, 1.0])
+@pytest.mark.parametrize("clip_seconds", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_workers_decode_in_processes_of_their_own(folder, clip_seconds):
     batches = []
     for isolated in (False, True):

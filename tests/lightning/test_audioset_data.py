@@ -57,7 +57,7 @@ def ids(loader):
     return [name for batch in loader for name in batch["id"]]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_embeddings(source, tmp_path, num_workers):
     data = AudioSetEmbeddingsDataModule(
         source, source, batch_size=4, num_workers=num_workers, cache_dir=tmp_path
@@ -244,7 +244,7 @@ def clips(request, tmp_path_factory):
     return folder / "exported"
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_clips(clips, tmp_path, num_workers):
     data = AudioSetClipsDataModule(
         clips, clips, test_split="bal_train", num_workers=num_workers, cache_dir=tmp_path

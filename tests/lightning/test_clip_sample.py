@@ -35,6 +35,7 @@ def test_few_clips_are_all_kept(generator):
     assert torch.equal(sample.embeddings[:, 1], sample.labels.float())
 
 
+@pytest.mark.slow
 def test_of_many_clips_each_is_kept_as_often(generator):
     # The mean number of a uniform sample of 0 to 999 is 499.5, its deviation 288.7 / sqrt(5000).
     kept = []

@@ -60,6 +60,7 @@ def test_each_epoch(pipe, real, clips, expected):
     assert expected > 1
 
 
+@pytest.mark.slow
 def test_every_n_epochs(lively_model_folder, real, clips, expected, tmp_path):
     real.save(tmp_path / "real.npz")
     callback = FADCallback(
@@ -91,8 +92,12 @@ def test_the_sanity_check_scores_nothing(pipe, real, clips):
     ("module", "options"),
     [
         (Generator((-1, 1, 2 * RATE)), {}),
-        (Generator(key="audio"), {"waveforms": "audio"}),
-        (Generator(key="none"), {"waveforms": lambda module, outputs, batch: list(batch)}),
+        pytest.param(Generator(key="audio"), {"waveforms": "audio"}, marks=pytest.mark.slow),
+        pytest.param(
+            Generator(key="none"),
+            {"waveforms": lambda module, outputs, batch: list(batch)},
+            marks=pytest.mark.slow,
+        ),
         (Generator(key="x"), {"waveforms": lambda module, outputs, batch: outputs[module.key]}),
     ],
 )
@@ -101,6 +106,7 @@ def test_where_the_waveforms_are(module, options, pipe, real, clips, expected):
     assert fit(callback, clips, module=module) == [pytest.approx(expected, rel=1e-4)]
 
 
+@pytest.mark.slow
 def test_several_channels(pipe, real):
     stereo = make_clips(2 * COUNT).reshape(-1, 2, RATE)
     callback = FADCallback(real, pipe, sampling_rate=RATE)
@@ -108,6 +114,7 @@ def test_several_channels(pipe, real):
     assert found == [pytest.approx(distance(real, stereo, pipe), rel=1e-4)]
 
 
+@pytest.mark.slow
 def test_training_in_half_precision(pipe, real, clips, expected):
     class Half(Generator):
         def validation_step(self, batch):
@@ -119,6 +126,7 @@ def test_training_in_half_precision(pipe, real, clips, expected):
     assert callback.metric.embedder.pipeline.model.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_preset(pipe, real, clips):
     google = embed_set([(clip, RATE) for clip in clips], ClipEmbedder(pipe, "google")).statistics
     with pytest.raises(ValueError, match=r"embedded differently(.|\n)*preset.peak_floor"):

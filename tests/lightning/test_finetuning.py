@@ -82,9 +82,13 @@ def test_blocks_are_the_whole_network():
     ("options", "expected"),
     [
         ({}, [0, 1, 2, 3, 4, 5, 5]),
-        ({"first_epoch": 0}, [1, 2, 3, 4, 5]),
-        ({"first_epoch": 2, "epochs_per_block": 0}, [0, 0, 5, 5]),
-        ({"epochs_per_block": 2, "num_blocks": 2}, [0, 1, 1, 2, 2, 2]),
+        pytest.param({"first_epoch": 0}, [1, 2, 3, 4, 5], marks=pytest.mark.slow),
+        pytest.param(
+            {"first_epoch": 2, "epochs_per_block": 0}, [0, 0, 5, 5], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"epochs_per_block": 2, "num_blocks": 2}, [0, 1, 1, 2, 2, 2], marks=pytest.mark.slow
+        ),
         ({"num_blocks": 0}, [0, 0, 0]),
     ],
 )
@@ -100,6 +104,7 @@ def test_what_learns_when_and_how_fast(options, expected, clips):
         assert rates == pytest.approx([head] + count * [0.3 * head]), step
 
 
+@pytest.mark.slow
 def test_frozen_layers_need_no_gradient(clips):
     classifier = make_classifier()
     trainer, _ = fit(classifier, clips, VGGishFinetuning(num_blocks=2), epochs=4)
@@ -165,6 +170,7 @@ def test_resumed_in_the_middle_of_an_epoch(clips, tmp_path):
     assert len(trainer.optimizers[0].param_groups) == 4
 
 
+@pytest.mark.slow
 def test_two_trainings_with_one_callback(clips, tmp_path):
     finetuning = VGGishFinetuning()
     fit(make_classifier(), clips, finetuning, epochs=3)

@@ -109,6 +109,7 @@ def test_in_tensorboard(clips, tmp_path):
         assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in images)
 
 
+@pytest.mark.slow
 def test_both_loggers(clips, tmp_path):
     loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tensorboard")]
     fit(clips, EmbeddingProjector(), logger=loggers)

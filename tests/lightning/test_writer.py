@@ -98,7 +98,14 @@ def assert_same_rows(found, expected):
 # One process
 
 
-@pytest.mark.parametrize("clips_per_part", [1, 4, 1024])
+@pytest.mark.parametrize(
+    "clips_per_part",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        4,
+        pytest.param(1024, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("merge", [False, True])
 def test_it_writes_what_the_command_does(
     small_model_folder, tmp_path, expected, caplog, clips_per_part, merge
@@ -171,8 +178,12 @@ def test_a_clip_without_an_example_is_done(small_model_folder, tmp_path):
     ("change", "key"),
     [
         ({"example_hop_seconds": 0.48}, "example_hop_seconds: 0.96, now 0.48"),
-        ({"padding": "tail"}, "padding: 'short', now 'tail'"),
-        ({"dtype": torch.bfloat16}, "dtype: 'float32', now 'bfloat16'"),
+        pytest.param({"padding": "tail"}, "padding: 'short', now 'tail'", marks=pytest.mark.slow),
+        pytest.param(
+            {"dtype": torch.bfloat16},
+            "dtype: 'float32', now 'bfloat16'",
+            marks=pytest.mark.slow,
+        ),
         ({"postprocess": "pca"}, "postprocess: 'none', now 'pca'"),
         ({"scaled": True}, "weights_sha256: '"),
     ],
@@ -344,6 +355,7 @@ def test_a_module_that_says_nothing_of_itself_is_not_resumed(tmp_path):
         predict(module, None, VGGishEmbeddingWriter(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_job_writes_is_refused(tmp_path):
     module = Own([{"id": ["a"], "embedding": rows(1.0)}])
     out = tmp_path / "out"

@@ -151,7 +151,10 @@ def test_a_moment_at_a_high_rate(pipe, preset):
     assert len(rows) == (preset in ("default", "fadtk"))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset",
+    [name if name == "google" else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
+)
 def test_batch_size_and_blocks_change_nothing(pipe, preset, generator):
     # Ninety seconds: decoded in blocks of twenty, taken by the front end in parts of thirty.
     long = (0.05 * torch.randn(90 * 16_000 + 123, generator=generator), 16_000)

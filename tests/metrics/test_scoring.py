@@ -113,7 +113,14 @@ FAINT = (0.0001, 0.0003, 0.001, 0.003, 0.01)
 HERTZ = (7000, 6000, 5000, 4000, 3000, 2000, 1000)
 
 
-@pytest.mark.parametrize("preset", ["default", "gudgud", "fadtk"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "default",
+        pytest.param("gudgud", marks=pytest.mark.slow),
+        pytest.param("fadtk", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("degrade", "levels"), [(with_noise, FAINT), (low_pass, HERTZ)])
 def test_it_rises_with_degradation(any_pipe, clips, degrade, levels, preset):
     real = frechet_audio_distance(clips, clips, model=any_pipe, preset=preset).real.statistics
@@ -169,6 +176,7 @@ def test_two_folders(lively_model_folder, pipe, clips, folders):
     assert result.provenance["weights_sha256"] == pipe.weights_sha256
 
 
+@pytest.mark.slow
 def test_the_result_as_json(pipe, folders):
     result = frechet_audio_distance(*folders, model=pipe, per_clip=True, confidence=0.9)
     found = json.loads(json.dumps(result.to_dict()))
@@ -228,6 +236,7 @@ def stored(tmp_path_factory):
     return real, path, rows
 
 
+@pytest.mark.slow
 def test_infinity_and_interval(stored):
     real, path, rows = stored
     result = frechet_audio_distance(real, path, infinity=True, confidence=0.9)

@@ -80,6 +80,7 @@ def test_where_one_is_missing_the_plain_network_runs(name):
     assert expected in runtime["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(),
     reason="this machine has no oneDNN, or is no x86",

@@ -73,6 +73,7 @@ def test_equals_the_plain_network(name, dtype, tolerance, generator):
         assert relative_error(embeddings, precise(examples.double())) < tolerance
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_full_size(generator):
     torch.manual_seed(0)

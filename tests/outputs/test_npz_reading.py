@@ -27,7 +27,9 @@ def write(path, counts, dtype=torch.float32, size=8):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-@pytest.mark.parametrize("counts", [[3, 1, 5], [1] * 50, [270_000, 2]])
+@pytest.mark.parametrize(
+    "counts", [[3, 1, 5], [1] * 50, pytest.param([270_000, 2], marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("again", [None, np.savez])
 def test_clips(counts, dtype, again, tmp_path):
     path = tmp_path / "clips.npz"

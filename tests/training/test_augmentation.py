@@ -276,6 +276,7 @@ def test_mixup_keeps_what_comes_in(pair):
     assert all(torch.equal(part, copy) for part, copy in zip(pair, before, strict=True))
 
 
+@pytest.mark.slow
 def test_mixup_gradient(pair):
     values, mask, target = pair
     values = values.double().requires_grad_()

@@ -148,6 +148,7 @@ def test_crop_of_joined_files_sees_all_of_them(name, tmp_path):
     assert len(levels) == 2
 
 
+@pytest.mark.slow
 def test_crop_of_mp3_that_does_not_say_how_long_it_is_comes_from_anywhere(tmp_path):
     whole, rate = load_audio(ALAW)
     with soundfile.SoundFile(
@@ -193,9 +194,15 @@ def test_audio_without_a_header_is_named(load, name, subtype, tmp_path):
         load(tmp_path / name)
 
 
+@pytest.fixture(scope="module")
+def decoders():
+    with IsolatedDecoders() as decoders:
+        yield decoders
+
+
 @pytest.mark.parametrize("path", [WAV, MP3, OGG, ALAW, AUDIO / "marl__empty.wav"])
 @pytest.mark.parametrize("excerpt", [Excerpt(0.4), Excerpt(1.5, 0.6, 2.0), Excerpt(60.0, 0.5)])
-def test_crop_in_a_process_of_its_own(path, excerpt):
+def test_crop_in_a_process_of_its_own(path, excerpt, decoders):
     def outcome(open_part):
         try:
             stream = open_part(path, excerpt)
@@ -203,8 +210,7 @@ def test_crop_in_a_process_of_its_own(path, excerpt):
         except AudioError as error:
             return str(error)
 
-    with IsolatedDecoders() as decoders:
-        assert outcome(decoders.open_excerpt) == outcome(open_excerpt)
+    assert outcome(decoders.open_excerpt) == outcome(open_excerpt)
 
 
 def test_wrong_samples_in_a_process_of_their_own_keep_their_place(tmp_path):

@@ -177,6 +177,7 @@ def test_dropout_only_in_training(embeddings, mask):
     assert torch.equal(head(embeddings, mask), head(embeddings, mask))
 
 
+@pytest.mark.slow
 @each_config
 @pytest.mark.parametrize("training", [False, True])
 def test_compiles_as_one_graph(training, head, embeddings, mask):

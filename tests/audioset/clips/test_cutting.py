@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from clip_sources import AUDIO, IDS, SPEECH, write_folder
+from processes import only_decoders_of_their_own
 
 from vggish_hf.audio import AudioError, DecoderStartError, IsolatedDecoders, load_audio
 from vggish_hf.audioset.clips import cutting
@@ -221,16 +222,12 @@ def test_cuts_do_not_tell_when_they_were_made():
     assert np.array_equal(decode(cut)[0], decode(content)[0][3 * RATE : 5 * RATE])
 
 
-def test_decoders_of_this_process_see_only_what_is_cut(clips, monkeypatch):
+def test_decoders_of_this_process_see_only_what_is_cut(clips):
     before = by_id(read_clips(clips.read(), in_memory=False))
 
-    def refuse(*_arguments, **_options):
-        raise AssertionError("decoded in this process")
-
-    monkeypatch.setattr(soundfile.SoundFile, "__init__", refuse)
-    monkeypatch.setattr(cutting, "_cut_with_soundfile", refuse)
     whole = [file for file in clips.read() if file.segment.video_id != IDS[1]]
-    found = by_id(read_clips(whole, in_memory=False))
+    with only_decoders_of_their_own():
+        found = by_id(read_clips(whole, in_memory=False))
     assert found == {name: clip for name, clip in before.items() if name != IDS[1]}
 
 

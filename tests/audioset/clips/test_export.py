@@ -119,6 +119,7 @@ def test_archives_give_what_their_files_give(csv, folder, tmp_path, kind):
     assert [clip["bytes"][:44] for clip in audio[0]] == [clip["bytes"][:44] for clip in audio[1]]
 
 
+@pytest.mark.slow
 def test_files_hold_so_many_clips(csv, folder, tmp_path):
     done = export_clips(csv, folder, tmp_path / "out", file_clips=1)
     assert [path.name for path in done.files] == [f"eval-{i:05}-of-00003.parquet" for i in range(3)]

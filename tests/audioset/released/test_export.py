@@ -105,7 +105,7 @@ def content(folder):
     }
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_plain_datasets_opens_it(tmp_path, load_elsewhere, streaming):
     exported = export_embeddings(RELEASED, tmp_path / "audioset")
     assert exported == {"bal_train": ExportedSplit(15, 1, {}), "eval": ExportedSplit(2, 1, {})}
@@ -243,6 +243,7 @@ class TestCommand:
         assert captured.out.startswith("bal_train: 14 records in ")
 
     # The client's own upload by LFS passes its file to httpx in a deprecated way.
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
     def test_push(self, hub, tmp_path, load_elsewhere, monkeypatch, capsys):
         monkeypatch.setattr(hub, "lfs", (".parquet",))

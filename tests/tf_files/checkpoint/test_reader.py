@@ -294,7 +294,7 @@ def test_damage_ends_in_one_clear_error(
     for name, content in originals.items():
         (tmp_path / name).write_bytes(content)
     refusals = []
-    num_cases = cases(250, quick=50)
+    num_cases = cases(250, quick=20)
     for nth in range(num_cases):
         name = generator.choice(list(originals)) if hurt is damage_file else table
         hurt(generator, tmp_path / name)
