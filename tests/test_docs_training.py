@@ -56,6 +56,7 @@ def reader(tmp_path, monkeypatch, small_model_folder):
     write_folder(Path("audio"), {f"{name}.wav": SPEECH for name in IDS})
 
 
+@pytest.mark.slow
 def test_examples(reader):
     examples = doctest.DocTestParser().get_doctest(TEXT, {}, "training.md", "training.md", 0)
     assert len(examples.examples) > 60

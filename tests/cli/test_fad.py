@@ -59,6 +59,7 @@ def without_notes(text):
     return [line for line in text.splitlines() if not line.startswith("note: ")]
 
 
+@pytest.mark.slow
 def test_two_folders(fad, folders, expected, capsys, lively_model_folder):
     assert fad(folders / "real", folders / "fake") == 0
     captured = capsys.readouterr()

@@ -70,6 +70,7 @@ def test_clips_without_an_example(lively_model_folder, clips, tmp_path):
     assert summary == EmbeddingSummary(1, 2, {}, (clips[1].id,), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("embed", "out"), [(embed_to_file, "out.npz"), (embed_to_folder, "out")])
 def test_progress_inside_a_long_clip(pipeline, tmp_path, embed, out):
     path = tmp_path / "long.wav"

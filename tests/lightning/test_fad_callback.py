@@ -71,6 +71,7 @@ def test_every_n_epochs(lively_model_folder, real, clips, expected, tmp_path):
     assert found == [None, score, None, score, None]
 
 
+@pytest.mark.slow
 def test_validation_alone(pipe, real, clips, expected):
     callback = FADCallback(real, pipe, sampling_rate=RATE, every_n_epochs=9, name="distance")
     trainer = make_trainer(callbacks=[callback])

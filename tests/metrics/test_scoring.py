@@ -43,7 +43,7 @@ def pipe(lively_model_folder):
     return VGGishPipeline.from_pretrained(lively_model_folder)
 
 
-@pytest.fixture(params=["lively", demo])
+@pytest.fixture(params=[pytest.param("lively", marks=pytest.mark.slow), demo])
 def any_pipe(request, pipe):
     """The small network of random weights, and the one that is trained."""
     return pipe if request.param == "lively" else VGGishPipeline.from_pretrained(request.param)

@@ -140,6 +140,7 @@ def test_a_clip_without_examples_is_in_no_statistics(head, embeddings, mask):
         assert torch.allclose(found, expected)
 
 
+@pytest.mark.slow
 @each_config
 @pytest.mark.parametrize("training", [False, True])
 def test_gradient(training, head, embeddings, mask):
