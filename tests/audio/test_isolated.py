@@ -323,7 +323,15 @@ def test_a_decoder_that_cannot_be_started_is_no_clips_fault(monkeypatch, long_fi
 # Deaths
 
 
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SIGSEGV",
+        pytest.param("SIGABRT", marks=pytest.mark.slow),
+        "SIGKILL",
+        pytest.param("SIGBUS", marks=pytest.mark.slow),
+    ],
+)
 def test_a_death_costs_one_clip(name, decoders, long_file, long_blocks):
     stream = decoders.open(long_file)
     next(stream.blocks)

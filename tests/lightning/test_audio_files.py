@@ -73,7 +73,10 @@ def same(found, wanted):
     assert all(torch.equal(found[0][clip], wanted[0][clip]) for clip in wanted[0])
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(32, marks=pytest.mark.slow), 1000],
+)
 def test_batches(extractor, batch_size):
     batches = list(AudioFileBatches(CLIPS, extractor, batch_size=batch_size))
     wanted = expected(extractor)

@@ -44,7 +44,9 @@ RECORDS = {
 OGG = AUDIO / "librosa__198-209-0000.ogg"  # 13.9 s, 22.05 kHz
 
 
-@pytest.fixture(scope="module", params=["released", "exported"])
+@pytest.fixture(
+    scope="module", params=["released", pytest.param("exported", marks=pytest.mark.slow)]
+)
 def source(request, tmp_path_factory):
     if request.param == "released":
         return RELEASED
@@ -231,7 +233,7 @@ def test_balanced_sampling(balanced):
     assert ((drawn - expected).abs() < 5 * expected.sqrt()).all()
 
 
-@pytest.fixture(scope="module", params=["files", "exported"])
+@pytest.fixture(scope="module", params=["files", pytest.param("exported", marks=pytest.mark.slow)])
 def clips(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     audio = write_folder(

@@ -35,7 +35,7 @@ def predict(module, *paths, **options):
 
 
 @pytest.mark.parametrize("postprocess", ["none", "pca", "uint8"])
-@pytest.mark.parametrize("hop", [0.96, 0.48])
+@pytest.mark.parametrize("hop", [0.96, pytest.param(0.48, marks=pytest.mark.slow)])
 def test_it_embeds_as_the_pipeline(small_model_folder, postprocess, hop):
     pipe = VGGishPipeline.from_pretrained(small_model_folder, example_hop_seconds=hop)
     module = VGGishEmbedder(pipe, postprocess=postprocess)

@@ -103,7 +103,14 @@ def test_failed_clips_are_listed(csv, folder, tmp_path):
     assert [line.split(",")[0] for line in lines[1:]] == [IDS[3], IDS[2]]
 
 
-@pytest.mark.parametrize("kind", ["tar", "tar.gz", "parquet"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tar",
+        pytest.param("tar.gz", marks=pytest.mark.slow),
+        pytest.param("parquet", marks=pytest.mark.slow),
+    ],
+)
 def test_archives_give_what_their_files_give(csv, folder, tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     files = {IDS[0]: SPEECH, IDS[1]: OGG, IDS[2]: b"no audio"}
