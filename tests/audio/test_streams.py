@@ -209,7 +209,7 @@ def test_chunks_after_the_samples_are_left_alone(name):
 @pytest.mark.parametrize("kind", ["VOC", "W64", "NIST"])
 def test_more_audio_than_the_header_announces_is_named(kind):
     content = encoded(kind, "PCM_16", 0)
-    message = f"its {kind} header announces samples up to byte .*, but 7000 more bytes follow"
+    message = f"its {kind} header ends the audio at byte .*, but 7000 more bytes follow"
     with pytest.raises(AudioError, match=message):
         samples_of(content + bytes(range(1, 251)) * 28)
 

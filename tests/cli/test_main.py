@@ -355,7 +355,6 @@ def test_help_loads_neither_torch_nor_the_hub(arguments):
     code = """
 import sys
 from vggish_hf.cli import main
-from vggish_hf.cli._options import in_flags, naming_flags
 try:
     main(sys.argv[1:])
 finally:

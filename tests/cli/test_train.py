@@ -377,7 +377,7 @@ def test_help_names_every_option(capsys):
             ["--config=demos"],
             "Expected audioset-embeddings, esc10-demo, finetune or a YAML",
         ),
-        ([*ONE_EPOCH, "--data.source", "gone"], "Expected a folder or a table, there is none at"),
+        ([*ONE_EPOCH, "--data.source", "gone"], "Expected a folder or a table, 'gone' does"),
         ([*ONE_EPOCH, "--data.bogus", "3"], "--data: Option 'bogus' is not accepted"),
         (["--data.source", "sounds"], "Expected --data, the kind of data, beside --data.source: "),
         (["--data.source=sounds"], "Expected --data, the kind of data, beside --data.source: "),
@@ -387,7 +387,7 @@ def test_help_names_every_option(capsys):
         ([*ONE_EPOCH, "{source}", "--model.label_smoothing", "3"], "Expected `label_smoothing`"),
         ([*ONE_EPOCH, "{source}", "--model.config.conv_channels", "[1]"], "Expected six `conv_"),
         ([*ONE_EPOCH, "{source}", "--trainer.devices", "0"], "`Trainer(devices='0')`"),
-        ([*ONE_EPOCH, "{source}", "--checkpoint", "a.ckpt"], "Expected a checkpoint of Lightning"),
+        ([*ONE_EPOCH, "{source}", "--checkpoint", "a.ckpt"], "Expected a Lightning checkpoint"),
         ([*ONE_EPOCH, "{source}", "--output", "file"], "Expected a folder for --output, "),
         ([*ONE_EPOCH, "{source}", "--output", "file/mine"], "Expected a folder for --output, "),
         (

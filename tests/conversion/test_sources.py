@@ -130,7 +130,7 @@ def test_a_fetch_that_breaks_off_is_resumed(server, ranges, chunked, tmp_path, m
 def test_a_fetch_makes_progress_however_often_it_breaks_off(server, tmp_path):
     server.break_off = 100_000
     for _ in range(2):
-        with pytest.raises(OSError, match=r"broke off after \d00000 of 256000 bytes; the next try"):
+        with pytest.raises(OSError, match=r"broke off after \d00000 of 256000 bytes; run it again"):
             fetch(server.file, tmp_path)
     assert fetch(server.file, tmp_path).read_bytes() == CONTENT
     assert server.asked == [0, 100_000, 200_000]

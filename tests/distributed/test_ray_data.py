@@ -393,8 +393,12 @@ def test_a_try_that_finds_less_loses_no_clip(cluster, engine, lively_model_folde
 def test_the_folder_is_gone(cluster, engine, lively_model_folder, tmp_path):
     with faults.held_job(engine, tmp_path, lively_model_folder) as (job, server, _):
         shutil.rmtree(tmp_path / "out")
-        for pid in cluster.workers("MapWorker"):  # another is started, and looks for it
+        killed = cluster.workers("MapWorker")
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        # Another is started. Its block comes when it has had the time to look for the folder.
+        job.wait_until(lambda: cluster.workers("MapWorker").keys() - killed)
+        time.sleep(5)
         server.release()
         error = job.error()
     assert "ClusterError: The Ray job failed; parts already written are complete." in error

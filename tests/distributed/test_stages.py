@@ -105,16 +105,22 @@ def test_other_weights_are_refused(pipeline, small_model_folder, tmp_path):
     with torch.no_grad():
         pipeline.model.fc2.weight.mul_(2)
     pipeline.save_pretrained(tmp_path / "scaled")
-    PartEmbedder(f"{small_model_folder}/", {}, out, "none", 32, LIMITS)  # the same by another name
+    (row,) = read(pipeline, [Clip("a", str(AUDIO / "harritaylor__test.wav"))])
+    PartEmbedder(f"{small_model_folder}/", {}, out, "none", 32, LIMITS)(row)  # by another name
+    scaled = PartEmbedder(str(tmp_path / "scaled"), {"padding": "short"}, out, "none", 32, LIMITS)
     with pytest.raises(ValueError, match="weights_sha256"):
-        PartEmbedder(str(tmp_path / "scaled"), {"padding": "short"}, out, "none", 32, LIMITS)
+        scaled(row)
+    limits = AudioLimits(max_seconds=1)
+    limited = PartEmbedder(str(small_model_folder), {}, out, "none", 32, limits)
     with pytest.raises(ValueError, match="max_seconds"):
-        PartEmbedder(str(small_model_folder), {}, out, "none", 32, AudioLimits(max_seconds=1))
+        limited(row)
 
 
-def test_a_folder_that_is_not_here_is_refused(small_model_folder, tmp_path):
+def test_a_folder_that_is_not_here_is_refused(pipeline, small_model_folder, tmp_path):
+    (row,) = read(pipeline, [Clip("a", str(AUDIO / "harritaylor__test.wav"))])
+    embedder = PartEmbedder(str(small_model_folder), {}, str(tmp_path / "out"), "none", 32, LIMITS)
     with pytest.raises(ValueError, match=r"all machines share, '.*out' is not here"):
-        PartEmbedder(str(small_model_folder), {}, str(tmp_path / "out"), "none", 32, LIMITS)
+        embedder(row)
 
 
 def test_a_failed_write_is_reported(pipeline, small_model_folder, tmp_path):

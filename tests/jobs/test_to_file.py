@@ -211,13 +211,7 @@ def test_an_output_folder_that_holds_an_input_is_refused(pipeline, clips, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "out",
-    [
-        "out.parquet",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("out.npz", "out.csv", "out")),
-    ],
-)
+@pytest.mark.parametrize("out", ["out.parquet", "out.npz", "out.csv", "out"])
 def test_two_jobs_on_one_output(pipeline, lively_model_folder, clips, tmp_path, out):
     code = """
 import sys, time

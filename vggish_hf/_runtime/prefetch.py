@@ -60,10 +60,10 @@ class _Task(Generic[Item, Chunk]):
         self._room.release()
 
 
-def _run_tasks(tasks: "SimpleQueue[_Task[Item, Chunk] | None]", begin: Callable[[], None]) -> None:
-    begin()
-    for task in iter(tasks.get, None):
-        task.run()
+def _run_tasks(tasks: "SimpleQueue[_Task[Item, Chunk] | None]", begin: Callable[[], bool]) -> None:
+    if begin():
+        for task in iter(tasks.get, None):
+            task.run()
 
 
 def prefetch(

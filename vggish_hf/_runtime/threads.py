@@ -7,7 +7,7 @@ waits at the end of an operation for a core that another thread uses.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Barrier, Lock, current_thread
+from threading import Barrier, BrokenBarrierError, Lock, current_thread
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -21,7 +21,7 @@ _LOWERED = Lock()
 
 
 @contextmanager
-def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
+def one_torch_thread_each(count: int) -> Iterator[Callable[[], bool]]:
     """Give new threads one torch thread each, and leave all other threads as they are.
 
     Exception: torch cannot distinguish threads that others start meanwhile and that first compute
@@ -31,16 +31,21 @@ def one_torch_thread_each(count: int) -> Iterator[Callable[[], None]]:
         count: Threads that the block starts.
 
     Yields:
-        A function that each of them must call first. The block ends when all have.
+        A function that each of them must call first; False if it must end, because the block
+        failed. The block ends when all have called it.
     """
     started = Barrier(count + 1)
 
-    def begin() -> None:
+    def begin() -> bool:
         # The set number is also the initial one of threads that have not computed yet, so it is
         # restored. Reading it makes it this thread's own.
         torch.set_num_threads(1)
         torch.get_num_threads()
-        started.wait()
+        try:
+            started.wait()
+        except BrokenBarrierError:
+            return False
+        return True
 
     # A new thread restores its own initial number: this thread's may differ, and stays.
     with _LOWERED, ThreadPoolExecutor(1) as new_thread:

@@ -4,7 +4,8 @@ Like `decoders`, this needs no torch.
 """
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from vggish_hf.audio.ffmpeg import open_container
 from vggish_hf.audio.limits import AudioError, AudioLimits, UnknownFormatError
 from vggish_hf.audio.parts import EncodedContent
 from vggish_hf.audio.soundfiles import SequentialSoundFile, open_sound_file
-from vggish_hf.audio.streams import find_streams
+from vggish_hf.audio.streams import Stream, find_streams
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ def read_excerpt(
     Args:
         file: The file.
         excerpt: Which one.
-        limits: The file's limits.
+        limits: The file's limits; its duration has none.
         open_other: Opens what soundfile cannot.
 
     Raises:
         AudioError: The file cannot be opened or decoded, or is beyond the limits.
     """
+    limits = replace(limits, max_seconds=None)
     if excerpt.place and (found := _seek(file, excerpt, limits)) is not None:
         return found
     raw = open_encoded(file, limits, open_other)
@@ -76,10 +78,13 @@ def read_excerpt(
 
 
 def _seek(file: Path | EncodedContent, excerpt: Excerpt, limits: AudioLimits) -> RawAudio | None:
-    with closing(find_streams(file)) as streams:
-        stream = next(streams)
-        if next(streams, None) is not None:
-            return None
+    if isinstance(file, Path):
+        state = file.stat()
+        stream = _remember_only_stream(file, state.st_size, state.st_mtime_ns)
+    else:
+        stream = _find_only_stream(file)
+    if stream is None:
+        return None
     try:
         # The decoder estimates where to seek from the size: pass the true one.
         sound = open_sound_file(file, stream._replace(claimed_bytes=None), limits)
@@ -91,6 +96,19 @@ def _seek(file: Path | EncodedContent, excerpt: Excerpt, limits: AudioLimits) ->
         first = excerpt.start(available, length)
         samples = _read_from(sound, first, length)
     return None if samples is None else _as_raw(samples, first, sound.samplerate)
+
+
+def _find_only_stream(file: Path | EncodedContent) -> Stream | None:
+    """Find the only stream of a file; None if it holds several."""
+    with closing(find_streams(file)) as streams:
+        stream = next(streams)
+        return stream if next(streams, None) is None else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _remember_only_stream(path: Path, _size: int, _modified: int) -> Stream | None:
+    """Search a file once: that reads all of it, and training takes an excerpt in each epoch."""
+    return _find_only_stream(path)
 
 
 def _read_from(sound: SequentialSoundFile, first: int, length: int) -> NDArray[np.float32] | None:

@@ -22,9 +22,11 @@ def find_ends(content: FilePart, start: int) -> tuple[int, int] | None:
         cut off.
     """
     head = content.read_at(start, 1024)
+    header_size = re.match(rb"NIST_1A\n +(\d+)\n", head)
     found = [re.search(rf"\n{name} -(?:i|s\d+) (\d+)".encode(), head) for name in _FIELDS]
-    if not all(found) or re.search(rb"\nsample_coding -s\d+ [^\n]*,", head):  # compressed
+    is_compressed = re.search(rb"\nsample_coding -s\d+ [^\n]*,", head)
+    if header_size is None or not all(found) or is_compressed:
         return None
     sizes = [int(match[1]) for match in found if match]
-    end = start + int(head[8:16]) + sizes[0] * sizes[1] * sizes[2]
+    end = start + int(header_size[1]) + sizes[0] * sizes[1] * sizes[2]
     return (end, end) if sizes[0] and end <= content.size else None

@@ -116,7 +116,7 @@ def check_rest(content: FilePart, kind: str, position: int, end: int) -> None:
     """Raise AudioError if the bytes after the last chunk may be audio."""
     if position < end and not _is_no_audio(content, position, end):
         raise AudioError(
-            f"its {kind} header announces samples up to byte {position}, but {end - position} more "
+            f"its {kind} header ends the audio at byte {position}, but {end - position} more "
             "bytes follow that are neither chunks nor tags; write it again with its true size"
         )
 

@@ -107,6 +107,8 @@ def open_excerpt(
 ) -> AudioStream:
     """Open an excerpt of an audio file, see `Excerpt`, without decoding what comes before.
 
+    The limit of duration applies to the excerpt; the file may be longer.
+
     Raises:
         FileNotFoundError: There is no file at the path.
         AudioError: See `open_audio`.
@@ -184,7 +186,7 @@ def _mix(raw: RawAudio, limits: AudioLimits) -> Iterator[Tensor]:
             samples = torch.from_numpy(block)
             check_samples(samples, position, raw.sampling_rate)
             position += len(block)
-            limits.check_duration(position, raw.sampling_rate)
+            limits.check_duration(position - raw.first_sample, raw.sampling_rate)
             yield samples.mean(1)
     if position == raw.first_sample:
         raise AudioError("it holds no samples")

@@ -103,7 +103,7 @@ class AudioSetLabels:
             1 at the index of each label, 0 elsewhere.
 
         Raises:
-            ValueError: A label is not in the table, or `labels` is not a list.
+            ValueError: A label is not in the table, or `labels` is a single string.
 
         Shape:
             - Output: `(classes,)`

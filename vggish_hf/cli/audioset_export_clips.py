@@ -92,7 +92,7 @@ def print_split(name: str, split: "ClipSplit", where: str) -> None:
     if len(split.skipped) > _SHOWN:
         say(f"skipped: {len(split.skipped) - _SHOWN} more", sys.stderr)
     if split.unmatched.count:
-        say(str(split.unmatched), sys.stderr)
+        say(printable(str(split.unmatched)), sys.stderr)
     for entry in split.left_out[:_SHOWN]:
         say(f"failed: {printable(in_flags(': '.join(filter(None, entry))))}", sys.stderr)
     if len(split.left_out) > _SHOWN:

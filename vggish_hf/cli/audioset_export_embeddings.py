@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from vggish_hf.cli._options import say
+from vggish_hf.cli._options import printable, say
 from vggish_hf.tf_files.records import Errors
 
 _EPILOG = """\
@@ -43,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--errors",
         choices=get_args(Errors),
         default="raise",
-        help="what to do at a damaged record: stop, or leave it out and say so (default: raise)",
+        help="what to do at a damaged record: stop, or skip it and report it (default: raise)",
     )
     parser.add_argument(
         "--file-size",
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     left_out = 0
     for name, split in exported.items():
         for shard, count in split.skipped.items():
-            say(f"skipped: {count} damaged in {shard}", sys.stderr)
+            say(f"skipped: {count} damaged in {printable(shard)}", sys.stderr)
             left_out += count
         say(f"{name}: {split.records} records in {args.output / CONFIG}/{name}-*.parquet")
     if args.push:

@@ -5,14 +5,15 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from vggish_hf.cli._options import say
+from vggish_hf.cli._options import printable, say
 from vggish_hf.configuration import Activation
 from vggish_hf.conversion import convert_checkpoint, convert_google, save_converted
 from vggish_hf.conversion.convert import check_new_folder
 
 _EPILOG = """\
-SOURCE is told by its content: a TensorFlow V1 or V2 checkpoint, torchvggish's .pth or torchaudio's
-.pt; their tensors in a safetensors file, or a folder with model.safetensors or pytorch_model.bin.
+The content of SOURCE decides its kind: a TensorFlow V1 or V2 checkpoint, torchvggish's .pth or
+torchaudio's .pt; their tensors in a safetensors file, or a folder with model.safetensors or
+pytorch_model.bin.
 `google` fetches the published checkpoint and its PCA and verifies both.
 
 examples:
@@ -41,7 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--embedding-activation",
         choices=get_args(Activation),
-        help="behind the last layer: none as in the original, relu as in the torch ports",
+        help="after the last layer: none as in the original, relu as in the torch ports",
     )
     parser.set_defaults(run=run)
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         converted = convert_checkpoint(args.source, pca=args.pca, embedding_activation=activation)
     save_converted(converted, args.output, overwrite=args.force)
     for line in converted.left_out:
-        say(f"skipped: {line}")
+        say(f"skipped: {printable(line)}")
     if converted.origin in ("torchvggish", "torchaudio") and args.embedding_activation is None:
         say(
             f"warning: {converted.origin} applies a ReLU to the embeddings, which the original "

@@ -39,13 +39,13 @@ https://, or hf://datasets/org/name for a dataset on the Hub. A folder is search
 Links that lead out of it are skipped and reported. Paths in a list are relative to the working
 folder. Files are decoded in processes of their own, so that none of them can break the job.
 
-OUT is a file, which is replaced where it exists, once all is done: .parquet (one row per example:
-id, example, start_seconds, embedding), .npz (the same as arrays), .csv (the same as text, with the
-columns e0, e1 and so on) or .tfrecord (a SequenceExample per clip, as AudioSet's; uint8 only). What
-made a .csv or .tfrecord stands in OUT.json. Or OUT is a folder, if it ends in a slash, for many
-clips: of Parquet files, each whole. Run the same command to resume after an interruption; it also
-embeds clips again that failed or whose files have changed. Other weights or options are refused.
-With --engine ray a cluster does the same.
+OUT is a file: .parquet (one row per example: id, example, start_seconds, embedding), .npz (the same
+as arrays), .csv (the same as text, with the columns e0, e1 and so on) or .tfrecord (a
+SequenceExample per clip, as AudioSet's; uint8 only). The command replaces an existing file at its
+end. OUT.json records how a .csv or .tfrecord was made. If OUT ends in a slash, it is a folder of
+Parquet files, each complete, for many clips. Run the same command to resume after an interruption;
+it also embeds clips again that failed or whose files have changed. Other weights or options are
+refused. With --engine ray a cluster does the same.
 
 examples:
   vggish-hf embed clip.wav -o clip.parquet
@@ -73,8 +73,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio file, folder (searched recursively), glob, .txt list with a path a line, tar, "
-        "Parquet file, or URL",
+        help="audio file, folder (searched recursively), glob, .txt list with one path per line, "
+        "tar, Parquet file, or URL",
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT")
     add_model_options(parser)
@@ -134,7 +134,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--address",
         help="address of the Ray cluster; auto: the one that this machine belongs to (default: "
-        "RAY_ADDRESS, or a new one on this machine)",
+        "RAY_ADDRESS, else the cluster that `ray start` started here, else a new one)",
     )
     parser.add_argument(
         "--actors",

@@ -21,12 +21,12 @@ from vggish_hf.metrics import FadResult, PresetName, find_set, frechet_audio_dis
 
 _EPILOG = """\
 REAL and FAKE are each whatever `vggish-hf embed` takes: an audio file, a folder (searched
-recursively), a glob, a .txt list with a path a line, an archive, a Parquet file with a column of
-audio, or a URL. Or they are embeddings: a folder or a file, .parquet or .npz, that `vggish-hf
+recursively), a glob, a .txt list with one path per line, an archive, a Parquet file with a column
+of audio, or a URL. Or they are embeddings: a folder or a file, .parquet or .npz, that `vggish-hf
 embed` has written, or an AudioSet export. Or an .npz file of statistics. Content tells which. The
 model is loaded where there is audio. Both sets are checked before either is embedded; sets that
 were embedded differently are not compared, unless forced. Files are decoded in processes of their
-own. Output files are replaced where they exist, when the whole score is known.
+own. The command replaces existing output files once the whole score is known.
 
 examples:
   vggish-hf fad real/ generated/

@@ -27,8 +27,8 @@ INPUT is what `vggish-hf embed` takes: files, folders, globs, lists, tars, Parqu
 and URLs. Files are decoded in processes of their own, so that none of them can break the job.
 
 Without -o, one line per clip: its id and its most likely classes. OUT, .csv or .parquet, has one
-row per clip: id, and a column for each class with its probability. It is replaced where it exists,
-once all is done. What made it is in the file's metadata (.parquet) or in OUT.json (.csv).
+row per clip: id, and a column for each class with its probability. The command replaces an existing
+file at its end. The file's metadata (.parquet) or OUT.json (.csv) records how it was made.
 
 examples:
   vggish-hf predict street/ --classifier mine/

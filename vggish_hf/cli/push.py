@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: vggish-hf push vggish/ org/vggish",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="what convert or train made")
-    parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository, made if need be")
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository; made if missing")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.set_defaults(run=run)

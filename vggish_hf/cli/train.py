@@ -120,7 +120,7 @@ def _find_checkpoint(cli: "TrainCLI") -> str | None:
             )
         checkpoint = str(max(found, key=lambda path: path.stat().st_mtime_ns))
     if checkpoint is not None and not is_zipfile(checkpoint):
-        raise ValueError(f"Expected a checkpoint of Lightning, there is none at {checkpoint!r}")
+        raise ValueError(f"Expected a Lightning checkpoint, got {checkpoint!r}, which is not one")
     return checkpoint
 
 

@@ -130,11 +130,13 @@ def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
     elif path.exists():
         raise ValueError(
             "Expected a TensorFlow checkpoint (V1 or V2), torchvggish's .pth, torchaudio's .pt or "
-            f"a safetensors file, {str(path)!r} is none of them, or cut off"
+            f"a safetensors file, got {str(path)!r}, which is another kind of file or cut off"
         )
     else:
         raise FileNotFoundError(f"Expected a checkpoint, there is no file {str(path)!r}")
     prefix = find_prefix(found)
+    # What is outside may have the same names.
+    outside = [(name, found.pop(name)) for name in set(found) if not name.startswith(prefix)]
     found = {name.removeprefix(prefix): value for name, value in found.items()}
     shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
     origin = recognize(shapes)
@@ -144,7 +146,9 @@ def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
         names = names | {name: name for name in _POSTPROCESSOR}
     # Pop each, to free its memory before the next is converted.
     tensors = {ours: convert(found.pop(theirs)) for theirs, ours in names.items()}
-    return origin, tensors, tuple(f"{name} {shapes[name]}" for name in sorted(found))
+    left_out = [(prefix + name, shapes[name]) for name in found]
+    left_out += [(name, tuple(getattr(value, "shape", ()))) for name, value in outside]
+    return origin, tensors, tuple(f"{name} {shape}" for name, shape in sorted(left_out))
 
 
 def _from_variable(variable: CheckpointVariable) -> Tensor:

@@ -77,7 +77,7 @@ def fetch(file: PublishedFile, folder: Path) -> Path:
     size = part.stat().st_size
     if size < file.size:
         raise OSError(
-            f"{file.url} broke off after {size} of {file.size} bytes; the next try goes on there"
+            f"{file.url} broke off after {size} of {file.size} bytes; run it again to resume"
         )
     sha256 = _sha256(part)
     if sha256 != file.sha256:

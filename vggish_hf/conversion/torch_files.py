@@ -105,7 +105,7 @@ def load_pca(path: Path) -> tuple[Tensor, Tensor]:
     if not values.keys() >= set(_PCA_NAMES):
         raise ValueError(
             f"Expected a PCA as .npz or .pth, with {_PCA_NAMES[0]!r} and {_PCA_NAMES[1]!r}, "
-            f"{str(path)!r} is none"
+            f"got {str(path)!r}, which lacks them"
         )
     eigenvectors, means = (_finite(values[name], name, path) for name in _PCA_NAMES)
     means = means.flatten()

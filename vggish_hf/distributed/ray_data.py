@@ -11,6 +11,7 @@ embeddings, a fiftieth of the examples.
 
 import json
 import os
+import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -92,7 +93,8 @@ def embed_to_folder(
         part_clips: Clips per task and part; fewer if they are long.
         limits: Limits of a clip.
         address: The cluster's, `"auto"` for this machine's cluster; the default is the variable
-            RAY_ADDRESS, or a new cluster on this machine. After `ray.init`, its cluster is used.
+            RAY_ADDRESS, else the cluster that `ray start` started here, else a new one on this
+            machine. After `ray.init`, its cluster is used.
         num_actors: Most copies of the network; the default is one per `gpus_per_actor` of the
             cluster, or without GPUs one per two CPUs.
         cpus_per_actor: CPUs of each; if the cluster has less than two, half of these: reading and
@@ -204,11 +206,17 @@ def _rows(ray: Any, dataset: Any) -> Generator[Row, None, None]:
     try:
         yield from dataset.iter_rows()
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ClusterError(
             "The Ray job failed; parts already written are complete. Fix the cause and run the "
-            f"command again: {last}"
+            f"command again: {_last_error(error)}"
         ) from error
+
+
+def _last_error(error: Exception) -> str:
+    """Find the line that names the cause in Ray's text, which may go on with Ray's own errors."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = [line for line in lines if re.match(r"(?!ray\.)[\w.]+(?:Error|Exception): ", line)]
+    return (named or lines)[-1]
 
 
 def _absolute(clip: Clip) -> Clip:

@@ -6,6 +6,7 @@ Ray Data moves rows between machines; nothing in them is pickled.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,7 +60,10 @@ def read_part(
 
 
 class PartEmbedder:
-    """Loads a model once, and embeds rows of examples.
+    """Loads a model at the first call, and embeds rows of examples.
+
+    A call that raises ends the job. A constructor that raises would not: if Ray makes the object
+    again, in the place of one that died, it waits for it without end.
 
     Args:
         model: As for `VGGishPipeline.from_pretrained`.
@@ -69,9 +73,6 @@ class PartEmbedder:
         batch_size: Examples that the network takes at once.
         limits: Limits of a clip.
         pool: As for `embed_to_folder`.
-
-    Raises:
-        ValueError: The folder is missing, or was made from other weights than this machine's.
     """
 
     def __init__(
@@ -84,15 +85,31 @@ class PartEmbedder:
         limits: AudioLimits,
         pool: Pool | None = None,
     ) -> None:
-        pipeline = VGGishPipeline.from_pretrained(model, **settings)
-        output = EmbeddingFolder(folder)
-        if output.manifest is None:
-            raise ValueError(f"Expected a folder that all machines share, {folder!r} is not here")
-        output.check(job_provenance(pipeline, postprocess, limits, pool))
-        self._embedder = BlockEmbedder(pipeline, postprocess, batch_size)
+        self._model = model
+        self._settings = settings
+        self._folder = folder
+        self._postprocess: Postprocess = postprocess
+        self._batch_size = batch_size
+        self._limits = limits
+        self._pool: Pool | None = pool
+
+    @cached_property
+    def _embedder(self) -> BlockEmbedder:
+        pipeline = VGGishPipeline.from_pretrained(self._model, **self._settings)
+        folder = EmbeddingFolder(self._folder)
+        if folder.manifest is None:
+            raise ValueError(
+                f"Expected a folder that all machines share, {self._folder!r} is not here"
+            )
+        folder.check(job_provenance(pipeline, self._postprocess, self._limits, self._pool))
+        return BlockEmbedder(pipeline, self._postprocess, self._batch_size)
 
     def __call__(self, row: Row) -> Row:
-        """Embed a row of `read_part`: `embeddings` replace `examples`."""
+        """Embed a row of `read_part`: `embeddings` replace `examples`.
+
+        Raises:
+            ValueError: The folder is missing, or was made from other weights than this machine's.
+        """
         block = ExampleBlock(
             json.loads(row["counts"]),
             torch.tensor(row["examples"]),

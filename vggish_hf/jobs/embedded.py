@@ -54,8 +54,7 @@ class EmbeddedBlock:
 def block_name(counts: Mapping[str, int], failed: Mapping[str, str]) -> str:
     """Name the part of a block.
 
-    The name depends on the clips with rows, so that a try with fewer does not replace one with
-        more.
+    It depends on the clips with rows, so that a try with fewer does not replace one with more.
     """
     with_rows = [clip for clip, count in counts.items() if count]
     return part_name(with_rows or [*counts, *failed])

@@ -28,8 +28,8 @@ class AudioFolderDataModule(ClipDataModule):
 
     Args:
         source: The folder; or a table, CSV or Parquet, with the columns `path` (relative to the
-            table's own folder), `label` and, if need be, `fold`. Several classes stand in one label
-            with `;` between them, or in a column of lists; then the task is `"multi_label"`.
+            table's own folder), `label` and optionally `fold`. A label may have several classes,
+            separated by `;` or as a list; then the task is `"multi_label"`.
         path_column: The name of a table's column of paths: for ESC-50 `filename`, for UrbanSound8K
             `slice_file_name`.
         label_column: The name of its column of classes: `category`, and `class`.
@@ -202,7 +202,7 @@ def _read(
     if source.is_dir():
         return read_folder(source, fold_pattern), False
     if not source.exists():
-        raise FileNotFoundError(f"Expected a folder or a table, there is none at {str(source)!r}")
+        raise FileNotFoundError(f"Expected a folder or a table, {str(source)!r} does not exist")
     if source.suffix not in (".csv", ".parquet"):
         raise ValueError(f"Expected a folder, or a table .csv or .parquet, got {str(source)!r}")
     return read_table(source, fold_pattern, layout)

@@ -9,7 +9,7 @@ from vggish_hf.outputs.folder import EmbeddingFolder
 from vggish_hf.outputs.npz_reading import EmbeddingArrays
 from vggish_hf.outputs.parts import find_repeated
 from vggish_hf.outputs.reading import EmbeddingFile, NamedEmbeddings
-from vggish_hf.provenance import provenance_differences
+from vggish_hf.provenance import is_provenance_known, provenance_differences
 
 _MANIFEST = ".embeddings.json"
 
@@ -69,7 +69,8 @@ class StoredFolder:
         self.has_metadata = all(file.has_metadata for file in files)
         for file in files[1:]:
             differences = provenance_differences(self.provenance, file.provenance)
-            if differences and file.has_metadata and files[0].has_metadata:
+            is_known = any(map(is_provenance_known, (self.provenance, file.provenance)))
+            if differences and is_known and file.has_metadata and files[0].has_metadata:
                 raise ValueError(
                     f"Embeddings in {str(path)!r} were made differently: {file.path!r} "
                     f"differs: {'; '.join(differences)}"

@@ -127,7 +127,7 @@ class AudioSetClips(datasets.ArrowBasedBuilder):  # type: ignore[misc] # untyped
         if left_out:
             warnings.warn(
                 f"{self._split}: {len(left_out)} clips failed, `left_out` of the builder "
-                f"lists them; the first is {left_out[0]}"
+                f"lists them; the first: {': '.join(filter(None, left_out[0]))}"
                 + (f"; {self.unmatched}" if self.unmatched.count else ""),
                 stacklevel=3,
             )

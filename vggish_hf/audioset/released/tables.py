@@ -79,7 +79,7 @@ class EmbeddingTables:
                         if self.errors == "raise":
                             raise RecordError(
                                 f"{shard.name}, byte {reader.offset}: {error} "
-                                '(errors="skip" leaves it out)'
+                                '(errors="skip" skips it)'
                             ) from error
                         skipped += 1
             if skipped + reader.skipped:
