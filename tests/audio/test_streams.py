@@ -214,6 +214,16 @@ def test_more_audio_than_the_header_announces_is_named(kind):
         samples_of(content + bytes(range(1, 251)) * 28)
 
 
+def test_nist_header_with_its_size_in_another_width():
+    content = encoded("NIST", "PCM_16", 0)
+    assert content.startswith(b"NIST_1A\n   1024\n")
+    # The header's size is a line of any width; a blank fewer leaves one for the padding.
+    end = content.index(b"end_head\n") + 9
+    narrow = content[:8] + b" 1024\n" + content[16:end] + b"  " + content[end:]
+    with pytest.raises(AudioError, match=r"more bytes follow|Format not recognised|damaged"):
+        samples_of(narrow + bytes(range(1, 251)) * 28)
+
+
 def test_w64_with_chunks_after_its_samples_of_no_round_number():
     samples = np.random.default_rng(0).integers(-9999, 9999, 4001, np.int16)
     file = io.BytesIO()

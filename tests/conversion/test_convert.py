@@ -244,6 +244,17 @@ class TestLeftOut:
         converted = convert_checkpoint(tmp_path / "a")
         assert converted.left_out == ("epoch ()", "pproc.pca_means (16, 1)")
 
+    def test_outer_tensors_of_the_same_name(self, tmp_path):
+        inner = state_dict(TORCHVGGISH)
+        outer = next(name for name in reversed(inner) if name.endswith("bias"))
+        torch.save(
+            {f"net.{name}": value for name, value in inner.items()} | {outer: torch.zeros(5)},
+            tmp_path / "a",
+        )
+        converted = convert_checkpoint(tmp_path / "a")
+        assert converted.left_out == (f"{outer} (5,)",)
+        assert torch.equal(converted.model.fc2.bias, inner[outer])
+
     def test_the_command_lists_them(self, checkpoint, tmp_path, capsys):
         path = checkpoint({"global_step": np.array(7, np.int64)})
         assert main(["convert", str(path), "-o", str(tmp_path / "out")]) == 0
