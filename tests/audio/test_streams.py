@@ -220,7 +220,7 @@ def test_nist_header_with_its_size_in_another_width():
     # The header's size is a line of any width; a blank fewer leaves one for the padding.
     end = content.index(b"end_head\n") + 9
     narrow = content[:8] + b" 1024\n" + content[16:end] + b"  " + content[end:]
-    with pytest.raises(AudioError, match="ends the audio at byte .*, but 7000 more bytes follow"):
+    with pytest.raises(AudioError, match=r"ends the audio at byte .*, but 7000 more bytes follow"):
         samples_of(narrow + bytes(range(1, 251)) * 28)
 
 

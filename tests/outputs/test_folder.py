@@ -15,6 +15,7 @@ from vggish_hf import VGGishOutput
 from vggish_hf.outputs import parts
 from vggish_hf.outputs.folder import EmbeddingFolder, part_name
 from vggish_hf.outputs.schema import embedding_schema
+from vggish_hf.outputs.stored import StoredFolder
 
 SIZE = 8
 PROVENANCE = {
@@ -206,6 +207,15 @@ def test_weights_that_are_unknown_are_not_resumed(unknown, tmp_path):
     folder.start(unknown, SIZE, torch.float32)  # another process of the same job
     with pytest.raises(ValueError, match=r"Expected to know which weights .* another folder"):
         EmbeddingFolder(tmp_path).check(unknown)
+
+
+def test_parts_of_unknown_provenance_are_read_together(tmp_path):
+    folder = EmbeddingFolder(tmp_path)
+    folder.start({"version": "1"}, SIZE, torch.float32)
+    write(folder, "a")
+    write(folder, "b")
+    stored = StoredFolder(tmp_path)
+    assert sorted(name for name, _ in stored.clips()) == ["a", "b"]
 
 
 def test_other_size_and_dtype_are_refused(folder):
