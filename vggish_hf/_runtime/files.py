@@ -8,6 +8,7 @@ import secrets
 import socket
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,10 +57,31 @@ def locked(lock_path: Path, target: Path) -> Iterator[None]:
     """
     if not lock_path.parent.is_dir():  # the lock would create it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock_path.parent))
-    holder = _holder(lock_path)  # before filelock tries: below version 4 that empties the file
-    lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
+    taken: list[FileLock] = []
     try:
+        _take(lock_path, target, taken)
+        yield
+    finally:
+        for lock in taken:
+            lock_path.unlink(missing_ok=True)  # first: a waiting process creates another
+            lock.release()
+
+
+def _take(lock_path: Path, target: Path, taken: list[FileLock]) -> None:
+    """Add the lock to `taken` and write into its file who has it; see `locked`."""
+
+    def take() -> None:
+        lock = FileLock(lock_path, timeout=_LOCK_SECONDS, thread_local=False)
         lock.acquire(poll_interval=0.02)
+        taken.append(lock)
+
+    holder = _holder(lock_path)  # before filelock tries: below version 4 that empties the file
+    try:
+        # Python raises Ctrl-C in the main thread only: in another the lock is taken whole or not at
+        # all, and no file stays that nobody knows of.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(int).result()  # starts it: from here on the block waits for its end
+            thread.submit(take).result()
     except Timeout:
         raise OSError(
             f"{holder} is writing {str(target)!r}; wait for its end, or choose another output"
@@ -70,17 +92,11 @@ def locked(lock_path: Path, target: Path) -> Iterator[None]:
         warnings.warn(
             f"{str(target)!r} cannot be locked ({error.strerror}): make sure that no other process "
             "writes it",
-            stacklevel=3,
+            stacklevel=4,
         )
-        yield
         return
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-        yield
-    finally:
-        lock_path.unlink(missing_ok=True)  # first: a waiting process creates another
-        lock.release()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
 
 def _holder(lock_path: Path) -> str:
