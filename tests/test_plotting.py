@@ -7,7 +7,7 @@ import pytest
 from vggish_hf.plotting import check_picture, draw_scores
 
 
-@pytest.mark.parametrize("count", [1, 2, 400])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 400])
 def test_scores(count, tmp_path):
     # A formula that is none, a letter that the font has not, a long name.
     names = [r"a$\frac$b.wav", "音.wav", "folder/" * 20 + "c.wav"]

@@ -211,7 +211,7 @@ def test_relative_names_after_a_change_of_folder(decoders, tmp_path, monkeypatch
         AudioLimits(max_sampling_rate=4000),
     ],
 )
-@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+@pytest.mark.parametrize("kind", ["WAV", pytest.param("FLAC", marks=pytest.mark.slow)])
 def test_limits(limits, kind, decoders):
     content = encoded(noise(70 * 8000, 2), 8000, kind)
     expected = outcome(open_audio, content, limits)

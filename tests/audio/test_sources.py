@@ -351,7 +351,7 @@ def test_rates_that_are_whole_numbers(rate):
 
 
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_blocks_together_are_the_whole(kind, subtype, channels, tmp_path):
     path = tmp_path / "clip"
     path.write_bytes(encoded(noise(45 * 8000, channels), 8000, kind, subtype))

@@ -56,7 +56,7 @@ def decoders():
         ("NIST", "ULAW"),
     ],
 )
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_joined_files_give_all_samples(kind, subtype, channels, decoders, tmp_path):
     parts = [
         encoded(kind, subtype, 0, seconds=2),

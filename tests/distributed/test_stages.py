@@ -44,7 +44,7 @@ def read(pipeline, clips):
     return list(read_part(part_row(clips), config=pipeline.extractor.config, **options))
 
 
-@pytest.mark.parametrize("postprocess", ["none", "uint8"])
+@pytest.mark.parametrize("postprocess", ["none", pytest.param("uint8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("block_examples", [pytest.param(4096, marks=pytest.mark.slow), 12])
 def test_the_same_as_one_machine(
     pipeline, small_model_folder, tmp_path, monkeypatch, postprocess, block_examples

@@ -12,8 +12,9 @@ from vggish_hf.feature_extraction import resampling
 from vggish_hf.feature_extraction.resampling import resample, resample_blocks, resample_kernel
 
 # Common rates, rates of the odd test files, primes (as many filters as output samples a second).
-RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 1_234, 7_919]
-RATES += [pytest.param(44_101, marks=pytest.mark.slow)]  # a filter for each of 16,000 phases
+RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 1_234]
+# A filter for each of 16,000 phases.
+RATES += [pytest.param(rate, marks=pytest.mark.slow) for rate in (7_919, 44_101)]
 
 # Rounding of a sum of a few hundred products.
 MAX_ERROR = {torch.float32: 3e-6, torch.float64: 1e-13}

@@ -92,9 +92,18 @@ def test_a_cast_module_computes_the_same(generator):
 
 
 @pytest.mark.parametrize("padding", ["none", "short", "tail"])
-@pytest.mark.parametrize("hop", [0.48, 0.96, 1.5])
+@pytest.mark.parametrize("hop", [0.48, 0.96, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-@pytest.mark.parametrize("seconds", [1e-4, 0.5, 0.98, 5.0, 6.3])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        1e-4,
+        pytest.param(0.5, marks=pytest.mark.slow),
+        0.98,
+        pytest.param(5.0, marks=pytest.mark.slow),
+        6.3,
+    ],
+)
 def test_a_stream_has_no_seams(padding, hop, rate, seconds, generator):
     config = VGGishFeatureConfig(padding=padding, example_hop_seconds=hop)
     extractor = VGGishFeatureExtractor(config)

@@ -103,7 +103,7 @@ def test_no_secret_is_noted(pipeline, clips, tmp_path):
     assert noted[2] == "sounds/a?b#c.wav"  # a file, not a URL
 
 
-@pytest.mark.parametrize("pool", ["mean", "max", "mean_std"])
+@pytest.mark.parametrize("pool", ["mean", pytest.param("max", marks=pytest.mark.slow), "mean_std"])
 def test_one_row_per_clip(pipeline, clips, tmp_path, pool):
     summary = embed_to_file(pipeline, clips, tmp_path / "out.parquet", pool=pool)
     assert (summary.clips, summary.examples) == (3, 6)

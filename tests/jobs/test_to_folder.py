@@ -300,7 +300,7 @@ def check_rows(pipeline, clips, out):
         pytest.param([0, 1, 2, 3, 4], marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("part_clips", [2, 1, 5])
+@pytest.mark.parametrize("part_clips", [2, 1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_changed_file_is_embedded_again(pipeline, clips, tmp_path, changed, part_clips):
     out = tmp_path / "out"
     embed_to_folder(pipeline, clips, out, part_clips=2)

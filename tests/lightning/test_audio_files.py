@@ -75,7 +75,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize(
     "batch_size",
-    [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(32, marks=pytest.mark.slow), 1000],
+    [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 32, 1000))],
 )
 def test_batches(extractor, batch_size):
     batches = list(AudioFileBatches(CLIPS, extractor, batch_size=batch_size))

@@ -341,7 +341,7 @@ def first_clip(data):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-@pytest.mark.parametrize("clip_seconds", [None, 1.0])
+@pytest.mark.parametrize("clip_seconds", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_files_may_be_decoded_in_processes_of_their_own(folder, clip_seconds):
     expected, before = first_clip(AudioFolderDataModule(folder, clip_seconds=clip_seconds))
     data = AudioFolderDataModule(folder, clip_seconds=clip_seconds, isolated=True)

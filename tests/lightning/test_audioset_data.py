@@ -215,6 +215,7 @@ def test_all_of_the_balanced_set(balanced):
     assert len(balanced.test) == 5_044
 
 
+@pytest.mark.slow
 def test_labels_belong_to_their_clips(balanced):
     for i in range(0, 19_944, 997):
         target = balanced.train[i]["target"][0]

@@ -99,7 +99,11 @@ def test_the_sanity_check_scores_nothing(pipe, real, clips):
             {"waveforms": lambda module, outputs, batch: list(batch)},
             marks=pytest.mark.slow,
         ),
-        (Generator(key="x"), {"waveforms": lambda module, outputs, batch: outputs[module.key]}),
+        pytest.param(
+            Generator(key="x"),
+            {"waveforms": lambda module, outputs, batch: outputs[module.key]},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_where_the_waveforms_are(module, options, pipe, real, clips, expected):

@@ -89,7 +89,7 @@ def test_blocks_are_the_whole_network():
         pytest.param(
             {"epochs_per_block": 2, "num_blocks": 2}, [0, 1, 1, 2, 2, 2], marks=pytest.mark.slow
         ),
-        ({"num_blocks": 0}, [0, 0, 0]),
+        pytest.param({"num_blocks": 0}, [0, 0, 0], marks=pytest.mark.slow),
     ],
 )
 def test_what_learns_when_and_how_fast(options, expected, clips):

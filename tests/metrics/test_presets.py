@@ -48,7 +48,7 @@ def as_google_does(samples, floor=0.1):
 
 # The second window is whole with 24,000 samples, though its example needs 23,600 alone.
 @pytest.mark.parametrize("samples", [16_000, 23_700, 23_999, 24_000, 60_000])
-@pytest.mark.parametrize("level", [0.02, 0.9])
+@pytest.mark.parametrize("level", [0.02, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_google(pipe, samples, level):
     waveform, rate = clip(samples, level)
     examples = as_google_does(waveform)

@@ -121,7 +121,10 @@ HERTZ = (7000, 6000, 5000, 4000, 3000, 2000, 1000)
         pytest.param("fadtk", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("degrade", "levels"), [(with_noise, FAINT), (low_pass, HERTZ)])
+@pytest.mark.parametrize(
+    ("degrade", "levels"),
+    [(with_noise, FAINT), pytest.param(low_pass, HERTZ, marks=pytest.mark.slow)],
+)
 def test_it_rises_with_degradation(any_pipe, clips, degrade, levels, preset):
     real = frechet_audio_distance(clips, clips, model=any_pipe, preset=preset).real.statistics
     scores = [score(real, degrade(clips, level), any_pipe, preset=preset) for level in levels]

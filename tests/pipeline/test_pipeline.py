@@ -50,8 +50,8 @@ def test_one_clip(pipe, clips):
     assert out.index == 0
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32, 1000])
-@pytest.mark.parametrize("num_workers", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 32, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_unequal_lengths_in_any_batch(pipe, clips, batch_size, num_workers):
     outputs = list(pipe.stream(clips, batch_size=batch_size, num_workers=num_workers))
     assert [out.index for out in outputs] == list(range(len(clips)))

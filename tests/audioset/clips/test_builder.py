@@ -55,7 +55,7 @@ def test_features(build):
     assert dataset.features["audio"] == Audio()
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("num_proc", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_clips_and_failed_ones(build, folder, num_proc):
     builder = build()
     assert builder.left_out == [MISSING]
