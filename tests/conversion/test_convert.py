@@ -386,7 +386,10 @@ class TestRefusals:
 
     def test_no_file(self, tmp_path, capsys):
         line = refused(tmp_path / "gone", tmp_path / "out", capsys)
-        assert line == f"Expected a checkpoint, there is no file {str(tmp_path / 'gone')!r}"
+        assert line == (
+            f"Expected a checkpoint's file, there is no file {str(tmp_path / 'gone')!r}; the "
+            "published one is `vggish-hf convert google`"
+        )
         (tmp_path / "folder").mkdir()
         line = refused(tmp_path / "folder", tmp_path / "out", capsys)
         assert line.startswith("Expected model.safetensors or pytorch_model.bin in ")

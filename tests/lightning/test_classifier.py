@@ -640,7 +640,7 @@ class TestFolders:
             VGGishClassifier(CLASSES).to_pipeline()
 
     def test_a_network_without_a_head(self, small_model_folder):
-        with pytest.raises(ValueError, match="none of a classifier; VGGishModel loads VGGish"):
+        with pytest.raises(ValueError, match=r"none of a classifier; .* VGGishModel loads VGGish"):
             VGGishClassifier.from_pretrained(small_model_folder)
 
 

@@ -94,8 +94,9 @@ def open_sound_file(
         raise AudioError(
             f"not audio, but {foreign}"
             if foreign
-            else f"libsndfile cannot open it ({reason}), and FFmpeg does not get to see files of "
-            "unknown formats; write audio without a header (raw PCM, GSM, VOX) as WAV"
+            else f"not audio, or damaged: libsndfile cannot open it ({reason}), and FFmpeg does "
+            "not get to see files of unknown formats; write audio without a header (raw PCM, GSM, "
+            "VOX) as WAV"
         ) from None
     num_bytes = stream.end - stream.start
     width = _SAMPLE_BYTES.get(sound.subtype)

@@ -34,10 +34,10 @@ from vggish_hf.pipeline import Postprocess
 Engine = Literal["local", "ray"]
 
 _EPILOG = """\
-INPUT may be a tar of audio files, a Parquet file with a column of them, and a URL: s3://, gs://,
-https://, or hf://datasets/org/name for a dataset on the Hub. A folder is searched for all of these.
-Links that lead out of it are skipped and reported. Paths in a list are relative to the working
-folder. Files are decoded in processes of their own, so that none of them can break the job.
+INPUT may be a tar or zip of audio files, a Parquet file with a column of them, and a URL: s3://,
+gs://, https://, or hf://datasets/org/name for a dataset on the Hub. A folder is searched for all of
+these. Links that lead out of it are skipped and reported. Paths in a list are relative to the
+working folder. Files are decoded in processes of their own, so that none of them can break the job.
 
 OUT is a file: .parquet (one row per example: id, example, start_seconds, embedding), .npz (the same
 as arrays), .csv (the same as text, with the columns e0, e1 and so on) or .tfrecord (a
@@ -74,7 +74,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="+",
         metavar="INPUT",
         help="audio file, folder (searched recursively), glob, .txt list with one path per line, "
-        "tar, Parquet file, or URL",
+        "tar, zip, Parquet file, or URL",
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT")
     add_model_options(parser)

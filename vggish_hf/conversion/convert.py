@@ -133,7 +133,10 @@ def _read(path: Path) -> tuple[Origin, dict[str, Tensor], tuple[str, ...]]:
             f"a safetensors file, got {str(path)!r}, which is another kind of file or cut off"
         )
     else:
-        raise FileNotFoundError(f"Expected a checkpoint, there is no file {str(path)!r}")
+        raise FileNotFoundError(
+            f"Expected a checkpoint's file, there is no file {str(path)!r}; the published one is "
+            "`vggish-hf convert google`"
+        )
     prefix = find_prefix(found)
     # What is outside may have the same names.
     outside = [(name, found.pop(name)) for name in set(found) if not name.startswith(prefix)]
@@ -267,7 +270,7 @@ def google_folder(local_files_only: bool = False) -> Path:
             try:
                 converted = _convert_google("none")
             except OSError as error:
-                error.add_note(_WAYS_OUT)
+                error.add_note(f"({_WAYS_OUT})")
                 raise
             save_converted(converted, folder)
             # 291 MB, not needed again

@@ -119,7 +119,8 @@ def read_classifier(model_id: str | Path, **options: Unpack[hub.HubOptions]) -> 
             + (
                 f"that of a {found!r}"
                 if found
-                else "none of a classifier; VGGishModel loads VGGish"
+                else "none of a classifier; `vggish-hf train --output` makes one, VGGishModel "
+                "loads VGGish"
             )
         )
     values.pop("training", None)

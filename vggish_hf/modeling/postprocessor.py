@@ -143,7 +143,8 @@ class Postprocessing:
         if self.function is not None and postprocessor is None:
             raise ValueError(
                 f"postprocess={self.name!r} needs a model with a post-processor, this one has "
-                "none; convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
+                "none; load 'google', or convert the checkpoint with its PCA file (`vggish-hf "
+                "convert --pca`)"
             )
 
     def apply(self, postprocessor: VGGishPostprocessor | None, embeddings: Tensor) -> Tensor:

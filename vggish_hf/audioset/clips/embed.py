@@ -197,8 +197,8 @@ def _check_pipeline(pipeline: VGGishPipeline) -> None:
         )
     if pipeline.model.postprocessor is None:
         raise ValueError(
-            "Expected a model with a post-processor, which makes the release's uint8; convert the "
-            "checkpoint with its PCA file (`vggish-hf convert --pca`)"
+            "Expected a model with a post-processor, which makes the release's uint8; load "
+            "'google', or convert the checkpoint with its PCA file (`vggish-hf convert --pca`)"
         )
 
 
